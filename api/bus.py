@@ -1,0 +1,244 @@
+"""The event bus: sequence numbers, a ring for replay, and subscriptions that are cursors in the ring.
+
+Publishing costs the same whether a subscriber keeps up or not: an event is stored once, and each
+subscription reads on from where it stands. What has piled up meanwhile is merged while it is read
+(tokens joined, metrics replaced by their latest), so a slow reader gets fewer, larger frames and
+nothing is held for it but its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from engine.events import BaseEvent, Event, GenerationEvent, TokenEvent
+
+RING_SIZE = 65_536
+MAX_MERGED_TOKENS = 512
+
+GenerationFilter = Literal["all", "own"] | frozenset[str]
+
+
+@dataclass(slots=True)
+class Envelope:
+    """A published event with its place in the run. `first_seq` differs from `seq` where events were merged."""
+
+    seq: int
+    event: Event
+    first_seq: int
+    _encoded: bytes | None = field(default=None, repr=False)
+
+    def encode(self) -> bytes:
+        """The frame as JSON text in UTF-8; made once for all clients."""
+        if self._encoded is None:
+            body = self.event.model_dump_json().encode()
+            merged = b'"first_seq":%d,' % self.first_seq if self.first_seq != self.seq else b""
+            self._encoded = b'{"seq":%d,%s%s' % (self.seq, merged, body[1:])
+        return self._encoded
+
+
+class Subscription:
+    """One reader's place in the stream, and what it wants to see.
+
+    `generation.*` events of its `own` generations always match; other events match when a pattern
+    does and, for `generation.*`, when the generation filter lets them through.
+    """
+
+    def __init__(self, bus: EventBus, own: set[str], on_ready: Callable[[], None]) -> None:
+        self._bus = bus
+        self._own = own
+        self._on_ready = on_ready
+        self._patterns: tuple[str, ...] = ()
+        self._generations: GenerationFilter = "all"
+        self._wanted: dict[str, bool] = {}
+        self._cursor = bus.seq
+        self._live_from = bus.seq
+        self._signalled = False
+        self.backlog_bytes = 0
+        """Estimated size of matching events published since the last drain; replayed ones don't count."""
+        self.last_seq = 0
+        """`seq` of the last event handed out."""
+
+    def select(
+        self, patterns: Iterable[str], generations: GenerationFilter = "all", since: int | None = None
+    ) -> None:
+        """Replace what is wanted, from event `since` + 1 on (default: from now on)."""
+        self._patterns = tuple(patterns)
+        self._generations = generations
+        self._wanted.clear()
+        if since is not None:
+            self._cursor = max(since, self.last_seq)
+        self._live_from = self._bus.seq
+        if self._cursor < self._bus.seq:
+            self._signal()
+
+    def matches(self, event: BaseEvent) -> bool:
+        if isinstance(event, GenerationEvent):
+            if event.generation_id in self._own:
+                return True
+            if self._generations == "own":
+                return False
+            if self._generations != "all" and event.generation_id not in self._generations:
+                return False
+        wanted = self._wanted.get(event.type)
+        if wanted is None:
+            wanted = any(fnmatchcase(event.type, pattern) for pattern in self._patterns)
+            self._wanted[event.type] = wanted
+        return wanted
+
+    def notify(self, envelope: Envelope) -> None:
+        """Called by the bus for every published event."""
+        if self.matches(envelope.event):
+            self.backlog_bytes += _size(envelope.event)
+            self._signal()
+
+    def _signal(self) -> None:
+        if not self._signalled:
+            self._signalled = True
+            self._on_ready()
+
+    @property
+    def overrun(self) -> bool:
+        """Whether the ring no longer holds the next event: only `reset` and a snapshot help."""
+        return self._cursor < self._bus.oldest_seq - 1
+
+    @property
+    def pending(self) -> bool:
+        """Whether there may be something to drain."""
+        return self._cursor < self._bus.seq
+
+    def skip_to_now(self) -> None:
+        """Forget what wasn't read (after a reset)."""
+        self._cursor = self._bus.seq
+        self.backlog_bytes = 0
+
+    def drain(self, max_bytes: int = 1 << 18) -> list[Envelope]:
+        """Matching events since the last call, merged, in order; about `max_bytes` at most.
+
+        The caller is signalled again through `on_ready` only after a drain that left nothing.
+        """
+        out: list[Envelope] = []
+        metrics: dict[str, int] = {}
+        size = 0
+        for envelope in self._bus.after(self._cursor):
+            self._cursor = envelope.seq
+            event = envelope.event
+            if not self.matches(event):
+                continue
+            cost = _size(event)
+            if envelope.seq > self._live_from:
+                self.backlog_bytes = max(0, self.backlog_bytes - cost)
+            size += cost
+            if event.type.startswith("metrics.") and event.type != "metrics.custom":
+                place = metrics.get(event.type)
+                metrics[event.type] = len(out)
+                out.append(envelope)
+                if place is not None:
+                    _remove(out, place, metrics)
+            elif out and (merged := merge(out[-1], envelope)) is not None:
+                out[-1] = merged
+            else:
+                out.append(envelope)
+            if size >= max_bytes:
+                break
+        if out:
+            self.last_seq = out[-1].seq
+        if not self.pending:
+            self._signalled = False
+            self.backlog_bytes = 0
+        return out
+
+    def close(self) -> None:
+        self._bus.unsubscribe(self)
+
+
+def _remove(out: list[Envelope], place: int, metrics: dict[str, int]) -> None:
+    """Take out a replaced metric; the deltas on either side of it become neighbours and may merge."""
+    del out[place]
+    removed = 1
+    if 0 < place < len(out) and (merged := merge(out[place - 1], out[place])) is not None:
+        out[place - 1] = merged
+        del out[place]
+        removed = 2
+    for name, index in metrics.items():
+        if index > place:
+            metrics[name] = index - removed
+
+
+def merge(first: Envelope, second: Envelope) -> Envelope | None:
+    """Join two deltas of the same kind and generation; None where that isn't allowed."""
+    a, b = first.event, second.event
+    if (
+        isinstance(a, TokenEvent)
+        and isinstance(b, TokenEvent)
+        and a.type == b.type
+        and a.generation_id == b.generation_id
+        and getattr(a, "call_id", None) == getattr(b, "call_id", None)
+        and len(a.tokens) < MAX_MERGED_TOKENS
+    ):
+        event = b.model_copy(update={"text": a.text + b.text, "tokens": a.tokens + b.tokens})
+        return Envelope(second.seq, event, first.first_seq)
+    return None
+
+
+def _size(event: BaseEvent) -> int:
+    """About how many bytes the event's frame has, without encoding it."""
+    if isinstance(event, TokenEvent):
+        return 140 + len(event.text) + 90 * len(event.tokens)
+    text = getattr(event, "text", "")
+    return 300 + (len(text) if isinstance(text, str) else 0)
+
+
+class EventBus:
+    """Numbers events, keeps the last `ring_size`, and tells subscriptions. Loop thread only."""
+
+    def __init__(self, ring_size: int = RING_SIZE) -> None:
+        self._ring: list[Envelope | None] = [None] * ring_size
+        self._subscriptions: list[Subscription] = []
+        self._folds: list[Callable[[Envelope], None]] = []
+        self.seq = 0
+        """Number of the last published event; 0 before the first."""
+
+    @property
+    def oldest_seq(self) -> int:
+        """Number of the oldest event that the ring still holds."""
+        return max(1, self.seq - len(self._ring) + 1)
+
+    def add_fold(self, fold: Callable[[Envelope], None]) -> None:
+        """Let `fold` see every event before any subscription does (state, recorder)."""
+        self._folds.append(fold)
+
+    def publish(self, event: Event) -> int:
+        """Give the event the next number and hand it on; answers the number."""
+        self.seq += 1
+        envelope = Envelope(self.seq, event, self.seq)
+        self._ring[self.seq % len(self._ring)] = envelope
+        for fold in self._folds:
+            fold(envelope)
+        for subscription in tuple(self._subscriptions):
+            subscription.notify(envelope)
+        return self.seq
+
+    def publish_all(self, events: Sequence[Event]) -> None:
+        for event in events:
+            self.publish(event)
+
+    def after(self, seq: int) -> Iterable[Envelope]:
+        """The events numbered above `seq` that the ring holds, oldest first."""
+        ring, size = self._ring, len(self._ring)
+        for number in range(max(seq + 1, self.oldest_seq), self.seq + 1):
+            envelope = ring[number % size]
+            assert envelope is not None
+            yield envelope
+
+    def subscribe(self, own: set[str], on_ready: Callable[[], None]) -> Subscription:
+        """A subscription that starts now and wants nothing but its own generations; see `select`."""
+        subscription = Subscription(self, own, on_ready)
+        self._subscriptions.append(subscription)
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        if subscription in self._subscriptions:
+            self._subscriptions.remove(subscription)

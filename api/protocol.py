@@ -1,0 +1,243 @@
+"""The wire contract of `/v1/live` from the client's side: every command, checked before anything is done.
+
+Frames from the server are events (`engine.events`) and the four built here: hello, reply, snapshot, reset.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
+
+from engine.errors import ErrorInfo, TokenglassError
+from engine.types import Argument, ChatMessage, SamplingParams, Tool
+
+PROTOCOL_VERSION = 1
+MAX_MESSAGE_BYTES = 1 << 20
+MAX_UNANSWERED = 64
+MAX_CLIENTS = 256
+
+Id = Annotated[str, Field(min_length=1, max_length=200)]
+CommandId = str | int | float | None
+
+
+class BaseCommand(Argument):
+    id: CommandId = None
+
+
+class Generate(BaseCommand):
+    """Start a generation from `messages`, a raw `prompt`, or the next turn of a conversation."""
+
+    type: Literal["generate"]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=4096)] | None = None
+    prompt: str | None = None
+    conversation_id: Id | None = None
+    content: str | None = None
+    """What the user says next in the conversation."""
+    parent: Id | None = None
+    """A user message of the conversation: give another variant of its answer."""
+    model: str | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    sampling: SamplingParams = SamplingParams()
+    stop: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field([], max_length=16)
+    tools: list[Tool] = Field([], max_length=128)
+    tool_choice: Literal["auto", "none"] = "auto"
+    logprobs: int | None = Field(None, ge=0, le=20)
+    on_disconnect: Literal["continue", "cancel"] = "continue"
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Generate:
+        conversation = self.conversation_id is not None or self.parent is not None
+        if sum((self.messages is not None, self.prompt is not None, conversation)) != 1:
+            raise ValueError("give exactly one of messages, prompt, or conversation_id with content or parent")
+        if conversation and (self.content is None) == (self.parent is None):
+            raise ValueError("a conversation takes either content (the next turn) or parent (another variant)")
+        if conversation and self.conversation_id is None:
+            raise ValueError("parent needs its conversation_id")
+        if self.content is not None and not conversation:
+            raise ValueError("content needs a conversation_id")
+        return self
+
+
+class Cancel(BaseCommand):
+    type: Literal["cancel"]
+    generation_id: Id
+
+
+class Subscribe(BaseCommand):
+    """Choose what to see; replaces the earlier choice."""
+
+    type: Literal["subscribe"]
+    events: list[Annotated[str, Field(min_length=1, max_length=100)]] = Field(["*"], max_length=64)
+    generations: Literal["all", "own"] | Annotated[list[Id], Field(max_length=1024)] = "all"
+    since: int | None = Field(None, ge=0)
+    run_id: str | None = None
+
+
+class Unsubscribe(BaseCommand):
+    type: Literal["unsubscribe"]
+
+
+class Snapshot(BaseCommand):
+    type: Literal["snapshot"]
+
+
+class Ping(BaseCommand):
+    type: Literal["ping"]
+
+
+class ModelsList(BaseCommand):
+    type: Literal["models.list"]
+
+
+class ModelsLoad(BaseCommand):
+    type: Literal["models.load"]
+    model: Id
+    force: bool = False
+    """Load even though generations run; they are cancelled."""
+
+
+class ModelsAdd(BaseCommand):
+    """Put a GGUF file into the library where it lies (the only command that takes a path)."""
+
+    type: Literal["models.add"]
+    path: Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+class ConversationsList(BaseCommand):
+    type: Literal["conversations.list"]
+    limit: int = Field(200, ge=1, le=1000)
+    offset: int = Field(0, ge=0)
+
+
+class ConversationsGet(BaseCommand):
+    type: Literal["conversations.get"]
+    conversation_id: Id
+    leaf: Id | None = None
+    """Show the branch that runs through this message; default: the one used last."""
+
+
+class ConversationsCreate(BaseCommand):
+    type: Literal["conversations.create"]
+    title: str = Field("", max_length=500)
+    system: str | None = Field(None, max_length=100_000)
+
+
+class ConversationsRename(BaseCommand):
+    type: Literal["conversations.rename"]
+    conversation_id: Id
+    title: str = Field(min_length=1, max_length=500)
+
+
+class ConversationsDelete(BaseCommand):
+    """Take a conversation out of the list. It can be brought back with `conversations.restore` until the app quits."""
+
+    type: Literal["conversations.delete"]
+    conversation_id: Id
+
+
+class ConversationsRestore(BaseCommand):
+    type: Literal["conversations.restore"]
+    conversation_id: Id
+
+
+class ConversationsSearch(BaseCommand):
+    type: Literal["conversations.search"]
+    query: str = Field(min_length=1, max_length=500)
+    limit: int = Field(50, ge=1, le=500)
+
+
+class SettingsGet(BaseCommand):
+    type: Literal["settings.get"]
+
+
+class SettingsSet(BaseCommand):
+    type: Literal["settings.set"]
+    settings: dict[str, Any]
+
+
+Command = Annotated[
+    Generate
+    | Cancel
+    | Subscribe
+    | Unsubscribe
+    | Snapshot
+    | Ping
+    | ModelsList
+    | ModelsLoad
+    | ModelsAdd
+    | ConversationsList
+    | ConversationsGet
+    | ConversationsCreate
+    | ConversationsRename
+    | ConversationsDelete
+    | ConversationsRestore
+    | ConversationsSearch
+    | SettingsGet
+    | SettingsSet,
+    Field(discriminator="type"),
+]
+_commands: TypeAdapter[Command] = TypeAdapter(Command)
+
+NOT_BUILT = frozenset(
+    "pause resume step update rewind inject fork tool_result models.unload models.estimate "
+    "conversations.export conversations.import publish".split()
+)
+"""Commands of the contract that answer `not_implemented`."""
+
+NOT_BUILT_ARGUMENTS = frozenset(("response_format", "grammar"))
+"""Arguments of `generate` that answer `not_implemented`."""
+
+
+def parse_command(data: Mapping[str, Any]) -> Command:
+    """Check one decoded frame. Raises TokenglassError with the first wrong argument's path."""
+    name = data.get("type")
+    if not isinstance(name, str):
+        raise TokenglassError("invalid_argument", "a command needs a type", path="type")
+    if name in NOT_BUILT:
+        raise TokenglassError("not_implemented", f"{name} is not built yet")
+    if name == "generate":
+        for argument in sorted(NOT_BUILT_ARGUMENTS & data.keys()):
+            if data[argument] is not None:
+                raise TokenglassError("not_implemented", f"{argument} is not built yet", path=argument)
+        if data.get("tool_choice") not in (None, "auto", "none"):
+            raise TokenglassError("not_implemented", "only auto and none are built yet", path="tool_choice")
+    # null stands for an argument left out
+    data = {key: value for key, value in data.items() if value is not None or key == "id"}
+    try:
+        return _commands.validate_python(data)
+    except ValidationError as error:
+        raise _as_error(name, error) from None
+
+
+def _as_error(name: str, error: ValidationError) -> TokenglassError:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    if first["type"] == "union_tag_invalid":
+        return TokenglassError("unknown_command", f"there is no command {name[:100]!r}", path="type")
+    place = [str(part) for part in first["loc"] if part != name]
+    path = ".".join(place) or None
+    message = first["msg"].removeprefix("Value error, ")
+    return TokenglassError("invalid_argument", f"{path}: {message}" if path else message, path=path)
+
+
+def encode(frame: Mapping[str, Any]) -> bytes:
+    """A frame as compact JSON; pydantic values in it are dumped."""
+    return json.dumps(frame, separators=(",", ":"), ensure_ascii=False, default=_dump).encode(
+        "utf-8", "replace"
+    )
+
+
+def _dump(value: object) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    raise TypeError(f"{type(value).__name__} doesn't belong in a frame")
+
+
+def reply_ok(command_id: CommandId, result: object) -> bytes:
+    return encode({"type": "reply", "id": command_id, "ok": True, "result": result})
+
+
+def reply_error(command_id: CommandId, error: ErrorInfo) -> bytes:
+    return encode({"type": "reply", "id": command_id, "ok": False, "error": error})

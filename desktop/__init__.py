@@ -1,0 +1,1 @@
+"""The window: the only folder with PySide6, qasync and pyqtgraph."""

@@ -1,0 +1,300 @@
+"""Every event of the stream. Worker, bus, window and clients share these types.
+
+An event is immutable. `t` is the monotonic time in seconds at which the thing happened; the bus
+adds `seq` when it publishes (`api.bus`). Fields are only ever added within a protocol version.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from engine.errors import ErrorInfo
+from engine.types import FinishReason, ModelInfo, Origin, Timings, Token, ToolCall, Usage
+
+
+class BaseEvent(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    type: str
+    t: float = Field(default_factory=time.monotonic)
+
+
+class GenerationEvent(BaseEvent):
+    generation_id: str
+
+
+class GenerationQueued(GenerationEvent):
+    type: Literal["generation.queued"] = "generation.queued"
+    client_id: str
+    client_name: str
+    origin: Origin
+    model: str
+    conversation_id: str | None = None
+    message_id: str | None = None
+    """The message that the answer is written to, where a conversation keeps it."""
+    input: str = ""
+    """The last user message or the prompt, cut at 2,000 characters."""
+
+
+class GenerationStarted(GenerationEvent):
+    """A slot has taken the generation."""
+
+    type: Literal["generation.started"] = "generation.started"
+    client_id: str
+    origin: Origin
+    model: str
+    prompt_tokens: int
+    cached_tokens: int
+    slot: int
+    seed: int
+    trimmed_messages: int = 0
+    """Oldest messages of the conversation left out so that it fits into the context."""
+
+
+class PromptProgress(GenerationEvent):
+    type: Literal["generation.prompt_progress"] = "generation.prompt_progress"
+    done: int
+    total: int
+
+
+class GenerationDelta(GenerationEvent):
+    """Answer text. Several tokens may be merged in one delta; none is ever dropped."""
+
+    type: Literal["generation.delta"] = "generation.delta"
+    text: str
+    tokens: list[Token]
+
+
+class ReasoningDelta(GenerationEvent):
+    type: Literal["generation.reasoning_delta"] = "generation.reasoning_delta"
+    text: str
+    tokens: list[Token]
+
+
+class ToolCallDelta(GenerationEvent):
+    """A piece of a call's text as the model writes it."""
+
+    type: Literal["generation.tool_call.delta"] = "generation.tool_call.delta"
+    call_id: str
+    text: str
+    tokens: list[Token]
+
+
+class ToolCallDone(GenerationEvent):
+    type: Literal["generation.tool_call"] = "generation.tool_call"
+    call: ToolCall
+
+
+class GenerationFinished(GenerationEvent):
+    """Exactly one for each generation, always its last event."""
+
+    type: Literal["generation.finished"] = "generation.finished"
+    finish_reason: FinishReason
+    text: str
+    reasoning: str = ""
+    tool_calls: list[ToolCall] = []
+    usage: Usage
+    timings: Timings
+    error: ErrorInfo | None = None
+
+
+class ModelLoading(BaseEvent):
+    type: Literal["model.loading"] = "model.loading"
+    model: str
+    progress: float
+    """0 to 1."""
+
+
+class ModelLoaded(BaseEvent):
+    type: Literal["model.loaded"] = "model.loaded"
+    model: str
+    info: ModelInfo
+
+
+class ModelUnloaded(BaseEvent):
+    type: Literal["model.unloaded"] = "model.unloaded"
+    model: str
+
+
+class ModelFailed(BaseEvent):
+    type: Literal["model.failed"] = "model.failed"
+    model: str
+    error: ErrorInfo
+
+
+class EngineStarted(BaseEvent):
+    """A worker process runs; its model isn't loaded yet."""
+
+    type: Literal["engine.started"] = "engine.started"
+    epoch: int
+    """Counts worker starts in this app run, from 1."""
+    pid: int
+
+
+class EngineExited(BaseEvent):
+    type: Literal["engine.exited"] = "engine.exited"
+    epoch: int
+    expected: bool
+    """True when the app asked it to (a model switch, quitting)."""
+    exit_code: int | None
+    signal: str | None
+    """E.g. `SIGKILL`, where a signal ended it."""
+    log_tail: str
+    will_restart: bool
+
+
+class EngineRestarting(BaseEvent):
+    type: Literal["engine.restarting"] = "engine.restarting"
+    attempt: int
+    delay_s: float
+
+
+class StepMetrics(BaseEvent):
+    """One scheduler step, i.e. one `llama_decode`."""
+
+    type: Literal["metrics.step"] = "metrics.step"
+    batch_size: int
+    """Generations in the batch."""
+    prefill_tokens: int
+    decode_tokens: int
+    pre_ms: float
+    """Scheduling and filling the batch."""
+    decode_ms: float
+    """`llama_decode` until its results can be read."""
+    sample_ms: float
+    emit_ms: float
+    """Detokenizing, stop checks and building the events; of the previous step's emission, as this one's isn't over."""
+    kv_used: int
+    kv_total: int
+    waiting: int
+
+
+class GpuMetrics(BaseModel):
+    """One GPU; None where the driver doesn't tell."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    load_percent: float | None
+    memory_used: int | None
+    memory_total: int | None
+    temperature_c: float | None
+    power_w: float | None
+
+
+class SystemMetrics(BaseEvent):
+    type: Literal["metrics.system"] = "metrics.system"
+    cpu_percent: float
+    """Of all cores together, 0 to 100."""
+    app_cpu_percent: float
+    """This app's process, 100 = one core."""
+    worker_cpu_percent: float
+    ram_used: int
+    ram_total: int
+    app_rss: int
+    worker_rss: int
+    gpus: list[GpuMetrics]
+
+
+class CustomMetric(BaseEvent):
+    """A client's own series on everybody's time axis."""
+
+    type: Literal["metrics.custom"] = "metrics.custom"
+    client_id: str
+    series: str
+    value: float
+    unit: str = ""
+
+
+class ClientConnected(BaseEvent):
+    type: Literal["client.connected"] = "client.connected"
+    client_id: str
+    name: str
+    origin: Origin
+
+
+class ClientDisconnected(BaseEvent):
+    type: Literal["client.disconnected"] = "client.disconnected"
+    client_id: str
+    name: str
+    reason: str
+    """`closed`, `lost` or `slow` (cut because it didn't read)."""
+
+
+class ClientLagging(BaseEvent):
+    type: Literal["client.lagging"] = "client.lagging"
+    client_id: str
+    backlog_bytes: int
+
+
+class ConversationChanged(BaseEvent):
+    type: Literal["conversation.created", "conversation.updated"]
+    conversation: dict[str, Any]
+    """As in `conversations.list`."""
+
+
+class ConversationDeleted(BaseEvent):
+    type: Literal["conversation.deleted"] = "conversation.deleted"
+    conversation_id: str
+
+
+class ConversationMessage(BaseEvent):
+    """A message was added to a conversation, or its stored state changed."""
+
+    type: Literal["conversation.message"] = "conversation.message"
+    conversation_id: str
+    message: dict[str, Any]
+    """As in `conversations.get`."""
+
+
+class SettingsChanged(BaseEvent):
+    type: Literal["settings.changed"] = "settings.changed"
+    settings: dict[str, Any]
+
+
+class LogLine(BaseEvent):
+    """Something that a person should know and that no other event says."""
+
+    type: Literal["log"] = "log"
+    level: Literal["info", "warning", "error"]
+    message: str
+
+
+Event = Annotated[
+    GenerationQueued
+    | GenerationStarted
+    | PromptProgress
+    | GenerationDelta
+    | ReasoningDelta
+    | ToolCallDelta
+    | ToolCallDone
+    | GenerationFinished
+    | ModelLoading
+    | ModelLoaded
+    | ModelUnloaded
+    | ModelFailed
+    | EngineStarted
+    | EngineExited
+    | EngineRestarting
+    | StepMetrics
+    | SystemMetrics
+    | CustomMetric
+    | ClientConnected
+    | ClientDisconnected
+    | ClientLagging
+    | ConversationChanged
+    | ConversationDeleted
+    | ConversationMessage
+    | SettingsChanged
+    | LogLine,
+    Field(discriminator="type"),
+]
+
+EventAdapter: TypeAdapter[Event] = TypeAdapter(Event)
+EventListAdapter: TypeAdapter[list[Event]] = TypeAdapter(list[Event])
+"""What the worker sends: the events of one step, as one JSON array."""
+
+TokenEvent = GenerationDelta | ReasoningDelta | ToolCallDelta

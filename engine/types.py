@@ -1,0 +1,170 @@
+"""Values shared by commands and events: sampling, messages, tokens, usage, timings, models.
+
+Times are seconds or milliseconds of the system's monotonic clock, as each name says;
+sizes are bytes; counts are tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, Strict
+from typing_extensions import NotRequired, TypedDict
+
+FinishReason = Literal["stop", "length", "context_full", "tool_calls", "cancelled", "error"]
+"""Why a generation ended: end-of-generation token or stop string; `max_tokens`; context used up; …"""
+
+Origin = Literal["window", "live", "cli", "responses", "chat_completions", "completions", "bench"]
+"""Through which door a generation was asked for."""
+
+
+class Value(BaseModel):
+    """Base of immutable values that ignore fields they don't know."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Argument(BaseModel):
+    """Base of immutable values that a client sends: unknown fields and loose types are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class SamplingParams(Argument):
+    """How the next token is chosen. Names, order and neutral values are llama.cpp's."""
+
+    temperature: float = Field(0.7, ge=0, le=10, allow_inf_nan=False)
+    """0 picks the likeliest token (greedy)."""
+    top_k: int = Field(40, ge=0, le=1_000_000)
+    """Keep the k likeliest tokens; 0 is off."""
+    top_p: float = Field(0.95, ge=0, le=1, allow_inf_nan=False)
+    min_p: float = Field(0.05, ge=0, le=1, allow_inf_nan=False)
+    repeat_penalty: float = Field(1.0, gt=0, le=10, allow_inf_nan=False)
+    """1 is off; applies to the last 64 tokens, as do the two below."""
+    presence_penalty: float = Field(0.0, ge=-10, le=10, allow_inf_nan=False)
+    frequency_penalty: float = Field(0.0, ge=-10, le=10, allow_inf_nan=False)
+    seed: int | None = Field(None, ge=0, lt=2**32)
+    """None: a random one, told in `generation.started`."""
+    logit_bias: dict[Annotated[int, Strict(False)], Annotated[float, Field(ge=-1000, le=1000)]] = {}
+    """Token id to a number added to its logit."""
+
+
+class ToolCall(Value):
+    """A call that the model asks for. `arguments` is JSON text, as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class ChatMessage(Argument):
+    """One message of a conversation, as the chat template sees it."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
+
+
+class FunctionSpec(Argument):
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    description: str = ""
+    parameters: dict[str, Any] = {}
+    """JSON Schema of the arguments."""
+
+
+class Tool(Argument):
+    """A function that the model may call, in OpenAI's chat form."""
+
+    type: Literal["function"]
+    function: FunctionSpec
+
+
+class TopToken(TypedDict):
+    """One alternative for a token."""
+
+    id: int
+    text: str
+    logprob: float
+
+
+class Token(TypedDict):
+    """One completion token as delivered. A plain dict, since every step makes some."""
+
+    id: int
+    index: int
+    """From 0 over all completion tokens of the generation."""
+    text: str
+    """May be empty: bytes of an unfinished character come with the token that completes it."""
+    t: float
+    """When it was sampled (monotonic seconds)."""
+    logprob: NotRequired[float]
+    """Natural logarithm of the probability before temperature and filters."""
+    top: NotRequired[list[TopToken]]
+    injected: NotRequired[bool]
+
+
+class Usage(Value):
+    """Tokens of one generation."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    """Prompt tokens taken over from the KV cache instead of being computed."""
+    completion_tokens: int
+
+
+class Timings(Value):
+    """Where the time of one generation went; milliseconds but for the rate. None: not reached or not defined."""
+
+    queue_ms: float | None = None
+    """From the command's receipt until a slot took it."""
+    prefill_ms: float | None = None
+    """From the slot's taking it until its last prompt token was computed."""
+    ttft_ms: float | None = None
+    """Time to first token, from the command's receipt."""
+    decode_ms: float | None = None
+    """From the first token to the last."""
+    tokens_per_second: float | None = None
+    """(n - 1) / time from first to last token."""
+    itl_p50_ms: float | None = None
+    itl_p99_ms: float | None = None
+
+
+class ModelInfo(Value):
+    """What is known of a loaded model."""
+
+    id: str
+    name: str
+    architecture: str
+    size_bytes: int
+    n_params: int
+    n_vocab: int
+    n_ctx_train: int
+    n_ctx: int
+    """Tokens per slot."""
+    n_slots: int
+    n_threads: int
+    n_gpu_layers: int
+    devices: list[str]
+    has_chat_template: bool
+    load_ms: float
+
+
+class WorkerConfig(Value):
+    """Everything a worker needs to know at its start."""
+
+    model_id: str
+    model_path: str
+    """A GGUF file, or `fake:…` for the fake backend (`engine.fakespec`)."""
+    n_slots: int = Field(4, ge=1, le=64)
+    n_ctx: int = Field(0, ge=0)
+    """Tokens per slot; 0: what the model was trained for, at most 4096."""
+    n_batch: int = Field(512, ge=1)
+    """Token budget of one step."""
+    n_threads: int = Field(0, ge=0)
+    """0: the machine's cores less one for the window."""
+    n_gpu_layers: int = -1
+    """-1: all that the GPU takes, none where there is no GPU."""
+    queue_limit: int = Field(256, ge=1)
+    """Waiting generations beyond the slots; more are answered `busy`."""
