@@ -313,9 +313,21 @@ WRONG: dict[str, list[str]] = {
 }
 
 
+MORE_RIGHT: dict[str, str] = json.loads(
+    Path(__file__).with_name("right_answers.json").read_text(encoding="utf-8")
+)
+
+
 def test_samples_cover_every_category() -> None:
     assert {BY_ID[name]["category"] for name in RIGHT} == set(COUNTS)
     assert set(RIGHT) == set(WRONG)
+
+
+def test_every_question_in_words_has_an_answer_that_passes() -> None:
+    answered = set(RIGHT) | set(MORE_RIGHT)
+    assert {q["id"] for q in QUESTIONS if q["category"] in ("about", "numbers", "small_talk")} <= answered
+    failed = {name: grade(BY_ID[name]["rule"], answer) for name, answer in MORE_RIGHT.items()}
+    assert {name: why for name, (passed, why) in failed.items() if not passed} == {}
 
 
 @pytest.mark.parametrize(("name", "answer"), [(n, a) for n, answers in RIGHT.items() for a in answers])
