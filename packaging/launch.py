@@ -1,0 +1,40 @@
+"""`make run`: open the window, or serve without one where there is no display."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import system
+
+COMMAND = Path(__file__).resolve().parent.parent / ".venv" / "bin" / "tokenglass"
+
+
+def wants_window(environ: Mapping[str, str]) -> bool:
+    """A display is there, or Qt was told by hand where to draw."""
+    return system.has_display(environ) or bool(environ.get("QT_QPA_PLATFORM"))
+
+
+def command(arguments: list[str], environ: Mapping[str, str]) -> list[str]:
+    return [str(COMMAND), *([] if wants_window(environ) else ["serve"]), *arguments]
+
+
+def main() -> int:
+    arguments = sys.argv[1:]
+    if wants_window(os.environ):
+        try:
+            system.require_qt(display=system.has_display())
+        except system.Missing as error:
+            print(f"set-up: {error}", file=sys.stderr)
+            return 1
+    else:
+        print("no display here, so Tokenglass serves without a window; Ctrl+C ends it", file=sys.stderr)
+        print("talk to it from another terminal: .venv/bin/tokenglass chat", file=sys.stderr, flush=True)
+    line = command(arguments, os.environ)
+    os.execv(line[0], line)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
