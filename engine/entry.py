@@ -1,0 +1,28 @@
+"""Where a spawned worker process begins.
+
+The app imports this module to name the function, and must not thereby import llama.cpp or the
+scheduler; so the worker itself is imported by name, in the child.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from multiprocessing.connection import Connection
+from typing import Any
+
+
+def run_worker(connection: Connection, config_json: str, epoch: int, log_path: str) -> None:
+    """Send the process's output to the log file, then load the model and serve until the pipe closes."""
+    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    os.close(log)
+    # a windowed frozen app has no standard streams at all
+    sys.stdout = open(1, "w", buffering=1, closefd=False, encoding="utf-8", errors="replace")  # noqa: SIM115, PTH123
+    sys.stderr = open(2, "w", buffering=1, closefd=False, encoding="utf-8", errors="replace")  # noqa: SIM115, PTH123
+    # on an abort ggml would start a debugger for its backtrace, which takes seconds
+    os.environ["GGML_NO_BACKTRACE"] = "1"
+    worker: Any = importlib.import_module("engine.worker")
+    worker.main(connection, config_json, epoch)

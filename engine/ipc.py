@@ -1,0 +1,27 @@
+"""Messages on the pipe between app and worker: JSON of the contract types, one message a step. Never pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+
+from engine.commands import WorkerCommand, WorkerCommandAdapter
+from engine.events import Event, EventListAdapter
+
+
+def send_events(connection: Connection, events: Sequence[Event]) -> None:
+    """Blocks while the pipe is full. Raises OSError when the other side is gone."""
+    connection.send_bytes(b"[" + b",".join(event.model_dump_json().encode() for event in events) + b"]")
+
+
+def receive_events(connection: Connection) -> list[Event]:
+    """Blocks until a message is there. Raises EOFError or OSError when the other side is gone."""
+    return EventListAdapter.validate_json(connection.recv_bytes())
+
+
+def send_command(connection: Connection, command: WorkerCommand) -> None:
+    connection.send_bytes(command.model_dump_json().encode())
+
+
+def receive_command(connection: Connection) -> WorkerCommand:
+    return WorkerCommandAdapter.validate_json(connection.recv_bytes())

@@ -1,0 +1,200 @@
+"""The worker process: loads one model and runs the step loop until told to leave or the app is gone.
+
+Three threads. The main thread owns the model and steps. `pipe-in` reads commands, renders and
+tokenizes prompts (beside the decoding) and ends the process when the pipe closes, so that a worker
+never outlives its app. `pipe-out` encodes and sends events, so that a busy app never holds a step up.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import importlib
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from typing import cast
+
+from engine import fakespec, ipc
+from engine.backend import Backend, Loader
+from engine.commands import Cancel, Generate, Shutdown
+from engine.core import EngineCore, Prepared
+from engine.errors import ErrorInfo, TokenglassError
+from engine.events import (
+    EngineStarted,
+    Event,
+    GenerationFinished,
+    ModelFailed,
+    ModelLoaded,
+    ModelLoading,
+)
+from engine.prepare import Preparer
+from engine.types import Timings, Usage, WorkerConfig
+
+PROGRESS_INTERVAL_S = 0.1
+
+
+class Outbox:
+    """Hands events to the `pipe-out` thread; what gathers while it sends goes out as one message."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._queue: queue.SimpleQueue[Sequence[Event] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="pipe-out", daemon=True)
+        self._thread.start()
+
+    def put(self, events: Sequence[Event]) -> None:
+        if events:
+            self._queue.put(events)
+
+    def close(self) -> None:
+        """Send what is left and end."""
+        self._queue.put(None)
+        self._thread.join(1.0)
+
+    def _run(self) -> None:
+        closing = False
+        while not closing:
+            item = self._queue.get()
+            events: list[Event] = []
+            while item is not None:
+                events.extend(item)
+                if self._queue.empty():
+                    break
+                item = self._queue.get()
+            closing = item is None
+            if events:
+                try:
+                    ipc.send_events(self._connection, events)
+                except OSError:
+                    os._exit(0)  # the app is gone
+
+
+class Worker:
+    """Joins pipe and core: commands in, prepared beside the steps; events out after each step."""
+
+    def __init__(self, connection: Connection, outbox: Outbox) -> None:
+        self._connection = connection
+        self._outbox = outbox
+        self._prepared: queue.SimpleQueue[Prepared | None] = queue.SimpleQueue()
+        self._loaded = threading.Event()
+        # from the first moment on, so that a load can be left and a vanished app is noticed during it
+        threading.Thread(target=self._read, name="pipe-in", daemon=True).start()
+
+    def run(self, backend: Backend, config: WorkerConfig) -> None:
+        """Step while there is work, wait for commands while there is none; ends on Shutdown."""
+        self._core = core = EngineCore(backend, config)
+        self._preparer = Preparer(backend)
+        self._loaded.set()
+        while True:
+            while not (core.has_work and self._prepared.empty()):
+                item = self._prepared.get()
+                if item is None:
+                    return
+                core.add(item)
+            self._outbox.put(core.step())
+
+    def _read(self) -> None:
+        while True:
+            try:
+                command = ipc.receive_command(self._connection)
+            except (EOFError, OSError):
+                os._exit(0)  # the app is gone
+            if isinstance(command, Shutdown):
+                if not self._loaded.is_set():
+                    os._exit(0)
+                self._prepared.put(None)
+                continue
+            self._loaded.wait()
+            if isinstance(command, Cancel):
+                self._core.cancel(command.generation_id)
+            else:
+                self._prepare(command)
+
+    def _prepare(self, command: Generate) -> None:
+        try:
+            self._prepared.put(self._preparer.prepare(command))
+        except TokenglassError as error:
+            self._outbox.put([_refused(command, error.info)])
+        except Exception:
+            traceback.print_exc()
+            info = ErrorInfo(code="internal", message="the prompt could not be prepared; the engine log says why")
+            self._outbox.put([_refused(command, info)])
+
+
+def main(connection: Connection, config_json: str, epoch: int) -> None:
+    """Run the worker; called in the child process by `engine.entry`."""
+    faulthandler.enable()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the app decides
+    _limit_harm()
+    config = WorkerConfig.model_validate_json(config_json)
+    outbox = Outbox(connection)
+    worker = Worker(connection, outbox)
+    outbox.put([EngineStarted(epoch=epoch, pid=os.getpid())])
+    try:
+        backend = _load(config, outbox)
+    except TokenglassError as error:
+        outbox.put([ModelFailed(model=config.model_id, error=error.info)])
+        outbox.close()
+        return
+    except MemoryError:
+        info = ErrorInfo(code="out_of_memory", message="there is not enough memory to load this model")
+        outbox.put([ModelFailed(model=config.model_id, error=info)])
+        outbox.close()
+        return
+    outbox.put([ModelLoaded(model=config.model_id, info=backend.info)])
+    gc.collect()
+    gc.freeze()
+    worker.run(backend, config)
+    outbox.close()
+    # leave without tearing down native threads one by one; the system frees it all
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _load(config: WorkerConfig, outbox: Outbox) -> Backend:
+    name = "fake" if fakespec.is_fake(config.model_path) else "llamacpp"
+    load = cast(Loader, importlib.import_module(f"engine.backends.{name}").load)
+    last = 0.0
+
+    def progress(done: float) -> bool:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= PROGRESS_INTERVAL_S or done >= 1:
+            last = now
+            outbox.put([ModelLoading(model=config.model_id, progress=min(max(done, 0.0), 1.0))])
+        return True
+
+    progress(0.0)
+    return load(config, progress)
+
+
+def _refused(command: Generate, error: ErrorInfo) -> GenerationFinished:
+    return GenerationFinished(
+        generation_id=command.generation_id,
+        finish_reason="error",
+        text="",
+        usage=Usage(prompt_tokens=0, cached_tokens=0, completion_tokens=0),
+        timings=Timings(),
+        error=error,
+    )
+
+
+def _limit_harm() -> None:
+    """No core files of many gigabytes, and the first to go when memory runs out, before the app."""
+    if sys.platform != "win32":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        try:
+            with open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123
+                file.write("800")
+        except OSError:
+            pass
