@@ -7,9 +7,9 @@ straight with CMake and not through the package's own build, because only so can
 the app doesn't use (common, mtmd, tools), and because its wheel holds each library three to six times,
 where a second copy opened at run time has a backend registry of its own and finds no backend.
 
-The wheel holds each library once: llama_cpp/lib/libllama.so, libggml.so, libggml-base.so, and beside them the
-CPU backend as one plugin per kind of processor; the best one is chosen when the app starts. More CMake flags can
-be given in CMAKE_ARGS (for CUDA: -DGGML_CUDA=ON); they are part of the key under which the wheel is kept.
+The wheel holds each library once: llama_cpp/lib/libllama.so, libggml.so, libggml-base.so, and beside them
+the CPU backend as one plugin per kind of processor; the best one is chosen when the app starts. More CMake
+flags can be given in CMAKE_ARGS (for CUDA: -DGGML_CUDA=ON); they are part of the key of the kept wheel.
 """
 
 from __future__ import annotations
@@ -66,7 +66,17 @@ FLAGS = (
 # AVX-512, which run with the step before. It saves a quarter of the build.
 SKIPPED_VARIANTS = ("sandybridge", "ivybridge", "piledriver", "cannonlake", "cooperlake")
 # Parts of the source that no target of ours needs.
-SKIPPED_SOURCES = ("tools", "examples", "tests", "docs", "models", "benches", "gguf-py", "conversion", "common")
+SKIPPED_SOURCES = (
+    "tools",
+    "examples",
+    "tests",
+    "docs",
+    "models",
+    "benches",
+    "gguf-py",
+    "conversion",
+    "common",
+)
 # Raised when the wheel's contents change without a change of version or flags.
 RECIPE = 1
 MEMORY_PER_JOB = 1 << 30
@@ -98,8 +108,12 @@ def compiler(environ: Mapping[str, str] = os.environ) -> str:
     """Name and major version of the C++ compiler, for example "g++ 12"."""
     command = shlex.split(environ.get("CXX", "c++"))
     try:
-        done = subprocess.run([*command, "-dumpversion"], capture_output=True, text=True, check=True, timeout=60)
-        banner = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True, timeout=60)
+        done = subprocess.run(
+            [*command, "-dumpversion"], capture_output=True, text=True, check=True, timeout=60
+        )
+        banner = subprocess.run(
+            [*command, "--version"], capture_output=True, text=True, check=True, timeout=60
+        )
     except (OSError, subprocess.SubprocessError):
         raise BuildError(f"no working C++ compiler ({command[0]})") from None
     kind = "clang" if "clang" in banner.stdout else "g++"
@@ -176,7 +190,7 @@ def fetch(version: str, digest: str, cache: Path, root: Path) -> Path:
         found = list(Path(folder).glob("*.tar.gz"))
         if done.returncode != 0 or not found:
             raise BuildError(f"the source package could not be fetched:\n{tail(done.stderr)}")
-        os.replace(found[0], target)
+        found[0].replace(target)
     return target
 
 
@@ -199,7 +213,9 @@ def unpack(archive: Path, folder: Path) -> Path:
         return parts[:1] == ("llama_cpp",) or len(parts) == 1
 
     with tarfile.open(archive) as tar:
-        members = [member for member in tar.getmembers() if wanted(member.name) and "/.git" not in member.name]
+        members = [
+            member for member in tar.getmembers() if wanted(member.name) and "/.git" not in member.name
+        ]
         if hasattr(tarfile, "data_filter"):
             tar.extractall(folder, members, filter="data")
         else:  # a Python 3.11 before its fourth patch; the archive's hash was checked
@@ -212,7 +228,9 @@ def drop_variants(source: Path) -> None:
     listing = source / "vendor" / "llama.cpp" / "ggml" / "src" / "CMakeLists.txt"
     text = listing.read_text(encoding="utf-8")
     for name in SKIPPED_VARIANTS:
-        text, found = re.subn(rf"^\s*ggml_add_cpu_backend_variant\({name}\b.*\n", "", text, flags=re.MULTILINE)
+        text, found = re.subn(
+            rf"^\s*ggml_add_cpu_backend_variant\({name}\b.*\n", "", text, flags=re.MULTILINE
+        )
         if not found:
             raise BuildError(f"llama.cpp's list of CPU variants has no {name} any more; see SKIPPED_VARIANTS")
     listing.write_text(text, encoding="utf-8")
@@ -223,20 +241,22 @@ def run_logged(command: list[str], log: Path, progress: Progress | None = None) 
     last: deque[str] = deque(maxlen=40)
     with log.open("a", encoding="utf-8") as file:
         file.write(f"$ {shlex.join(command)}\n")
-        process = subprocess.Popen(
+        with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-        )
-        assert process.stdout is not None
-        for line in process.stdout:
-            file.write(line)
-            last.append(line)
-            if progress is not None and (step := re.match(r"\[(\d+)/(\d+)\]", line)):
-                progress.show(int(step[1]), int(step[2]))
-        code = process.wait()
+        ) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                file.write(line)
+                last.append(line)
+                if progress is not None and (step := re.match(r"\[(\d+)/(\d+)\]", line)):
+                    progress.show(int(step[1]), int(step[2]))
+        code = process.returncode
     if progress is not None:
         progress.end()
     if code != 0:
-        raise BuildError(f"{''.join(last)}\nbuilding llama.cpp failed (exit code {code}); the whole log: {log}")
+        raise BuildError(
+            f"{''.join(last)}\nbuilding llama.cpp failed (exit code {code}); the whole log: {log}"
+        )
 
 
 def compile_libraries(source: Path, folder: Path, extra: list[str], log: Path) -> list[Path]:
@@ -327,7 +347,7 @@ def provide(root: Path = ROOT, times: dict[str, float] | None = None) -> Path:
             (work / "wheel").mkdir()
             pack(source, libraries, version, work / "wheel")
             shutil.rmtree(kept, ignore_errors=True)
-            os.replace(work / "wheel", kept)
+            (work / "wheel").replace(kept)
         times["llama.cpp build"] = time.monotonic() - start
     return next(kept.glob("*.whl"))
 
@@ -345,7 +365,16 @@ raise SystemExit(0 if count else "no backend could be loaded")
 
 def install(wheel: Path) -> None:
     """Put the wheel into this Python's environment and see that a backend loads."""
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--force-reinstall"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--force-reinstall",
+    ]
     command += [str(wheel)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
@@ -365,7 +394,7 @@ def main() -> int:
         start = time.monotonic()
         install(wheel)
         times["llama.cpp install"] = time.monotonic() - start
-    except (BuildError, system.Missing) as error:
+    except (BuildError, system.MissingError) as error:
         print(f"build_llama: {error}", file=sys.stderr)
         return 1
     if options.times:

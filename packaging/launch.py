@@ -21,20 +21,20 @@ def command(arguments: list[str], environ: Mapping[str, str]) -> list[str]:
     return [str(COMMAND), *([] if wants_window(environ) else ["serve"]), *arguments]
 
 
-def main() -> int:
+def main() -> None:
+    """Become the app; exits with 1 where the system lacks something."""
     arguments = sys.argv[1:]
     if wants_window(os.environ):
         try:
             system.require_qt(display=system.has_display())
-        except system.Missing as error:
+        except system.MissingError as error:
             print(f"set-up: {error}", file=sys.stderr)
-            return 1
+            raise SystemExit(1) from None
     else:
         print("no display here, so Tokenglass serves without a window; Ctrl+C ends it", file=sys.stderr)
         print("talk to it from another terminal: .venv/bin/tokenglass chat", file=sys.stderr, flush=True)
-    line = command(arguments, os.environ)
-    os.execv(line[0], line)
+    os.execv(COMMAND, command(arguments, os.environ))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

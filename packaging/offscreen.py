@@ -9,6 +9,6 @@ import system
 if __name__ == "__main__":
     try:
         system.require_qt(display=False)
-    except system.Missing as missing:
+    except system.MissingError as missing:
         print(f"set-up: {missing}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -76,15 +76,15 @@ class Steps:
         command = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check"]
         command += ["--no-input", "--progress-bar", "off", *arguments]
         last: list[str] = []
-        process = subprocess.Popen(
+        with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", cwd=ROOT
-        )
-        assert process.stdout is not None
-        for line in process.stdout:
-            last = [*last[-39:], line]
-            if found := re.search(r"Downloading (\S+?)(?:\.metadata)? \(([\d.]+ MB)\)", line):
-                print(f"  {found[1].rsplit('/', 1)[-1]}, {found[2]}", flush=True)
-        if process.wait() != 0:
+        ) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                last = [*last[-39:], line]
+                if found := re.search(r"Downloading (\S+?) \(([\d.]+ MB)\)", line):
+                    print(f"  {found[1].rsplit('/', 1)[-1]}, {found[2]}", flush=True)
+        if process.returncode != 0:
             raise SetupError(f"{''.join(last)}\n{name} failed")
         self.times[name] = self.times.get(name, 0.0) + time.monotonic() - start
 
@@ -147,7 +147,7 @@ def main() -> int:
     try:
         if not fresh(kind):
             set_up(kind)
-    except (SetupError, system.Missing) as error:
+    except (SetupError, system.MissingError) as error:
         print(f"set-up: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -48,7 +48,7 @@ FONT_FOLDERS = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fo
 COMPILER_PACKAGE = "build-essential"
 
 
-class Missing(Exception):
+class MissingError(Exception):
     """Something is missing and can't be installed from here; the text names the command that does."""
 
 
@@ -95,16 +95,18 @@ def _privilege() -> list[str] | None:
 
 
 def see_to(packages: Sequence[str], what: str) -> None:
-    """Install the packages, or raise Missing with the command for it."""
+    """Install the packages, or raise MissingError with the command for it."""
     if not packages:
         return
-    message = f"{what} needs packages that this system lacks. Install them, then run the same command again:\n"
+    message = (
+        f"{what} needs packages that this system lacks. Install them, then run the same command again:\n"
+    )
     if shutil.which("apt-get") is None:
         names = ", ".join(packages)
-        raise Missing(f"{message}  (Debian's names, your system's may differ) {names}")
+        raise MissingError(f"{message}  (Debian's names, your system's may differ) {names}")
     prefix = _privilege()
     if prefix is None:
-        raise Missing(f"{message}  {install_command(packages)}")
+        raise MissingError(f"{message}  {install_command(packages)}")
     print(f"installing for {what}: {' '.join(packages)}", flush=True)
     # env: sudo hands no variables on.
     apt = [*prefix, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", "-o", "Dpkg::Use-Pty=0"]
@@ -115,7 +117,7 @@ def see_to(packages: Sequence[str], what: str) -> None:
         done = subprocess.run(install, capture_output=True, text=True)
     if done.returncode != 0:
         end = "\n".join(done.stderr.splitlines()[-10:])
-        raise Missing(f"{end}\napt-get could not install them. {message}  {install_command(packages)}")
+        raise MissingError(f"{end}\napt-get could not install them. {message}  {install_command(packages)}")
 
 
 def require_qt(*, display: bool) -> None:
