@@ -41,7 +41,7 @@ class Sampler(Protocol):
 
 
 class Backend(Protocol):
-    """A loaded model with one KV cache. Used by one thread, but for `tokenize`, which any thread may call."""
+    """A loaded model with one KV cache. Used by one thread, but any may call `tokenize`."""
 
     info: ModelInfo
     chat_template: str | None
@@ -61,7 +61,10 @@ class Backend(Protocol):
     def new_sampler(self, params: SamplingParams, seed: int, n_logprobs: int | None) -> Sampler: ...
 
     def decode(self, batch: Batch) -> None:
-        """Compute the batch and wait for it. Raises TokenglassError `context_overflow` where no cell is free."""
+        """Compute the batch and wait for it.
+
+        Raises TokenglassError `context_overflow` where no cell is free.
+        """
 
     def sample(self, sampler: Sampler, index: int) -> Sampled:
         """Choose the token after batch entry `index` and accept it.

@@ -36,9 +36,10 @@ class ExitInfo(NamedTuple):
 
 
 class EngineClient:
-    """One worker from its start to its end; `on_events` and `on_exit` are called on the loop that ran `start`.
+    """One worker from its start to its end.
 
-    `on_exit` is called exactly once, after the last events.
+    `on_events` and `on_exit` are called on the loop that ran `start`; `on_exit` exactly once, after
+    the last events.
     """
 
     def __init__(

@@ -24,10 +24,10 @@ class Generate(Value):
     """Tokenized as it is; special tokens in it are recognized."""
     trim: bool = False
     """Leave out the oldest turns of `messages` where they don't fit, instead of failing."""
-    tools: list[Tool] = []
+    tools: list[Tool] = Field(default_factory=list)
     sampling: SamplingParams = SamplingParams()
     max_tokens: int | None = None
-    stop: list[str] = []
+    stop: list[str] = Field(default_factory=list)
     logprobs: int | None = None
     """None: no log-probabilities; n: that of each token and its n likeliest alternatives."""
 

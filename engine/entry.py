@@ -20,8 +20,8 @@ def run_worker(connection: Connection, config_json: str, epoch: int, log_path: s
         os.dup2(log, stream)
     os.close(log)
     # a windowed frozen app has no standard streams at all
-    sys.stdout = open(1, "w", buffering=1, closefd=False, encoding="utf-8", errors="replace")  # noqa: SIM115, PTH123
-    sys.stderr = open(2, "w", buffering=1, closefd=False, encoding="utf-8", errors="replace")  # noqa: SIM115, PTH123
+    sys.stdout = open(1, "w", buffering=1, closefd=False, encoding="utf-8", errors="replace")  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, closefd=False, encoding="utf-8", errors="replace")  # noqa: SIM115
     # on an abort ggml would start a debugger for its backtrace, which takes seconds
     os.environ["GGML_NO_BACKTRACE"] = "1"
     worker: Any = importlib.import_module("engine.worker")

@@ -49,7 +49,7 @@ class ErrorInfo(BaseModel):
 
 
 class TokenglassError(Exception):
-    """Raised where a command, a load or a generation can't be carried out; carries what the client is told."""
+    """A command, a load or a generation can't be carried out; carries what the client is told."""
 
     def __init__(
         self, code: ErrorCode, message: str, *, path: str | None = None, hint: str | None = None

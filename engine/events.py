@@ -166,7 +166,7 @@ class StepMetrics(BaseEvent):
     """`llama_decode` until its results can be read."""
     sample_ms: float
     emit_ms: float
-    """Detokenizing, stop checks and building the events; of the previous step's emission, as this one's isn't over."""
+    """Detokenizing, stop checks and building events: the previous step's, as this one's isn't over."""
     kv_used: int
     kv_total: int
     waiting: int

@@ -21,7 +21,19 @@ MAX_STRING = 64 << 20
 KEEP_ARRAY = 64
 """Longer arrays (vocabularies) are skipped; only their length is known."""
 
-_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+_SCALARS = {
+    0: "<B",
+    1: "<b",
+    2: "<H",
+    3: "<h",
+    4: "<I",
+    5: "<i",
+    6: "<f",
+    7: "<?",
+    10: "<Q",
+    11: "<q",
+    12: "<d",
+}
 _STRING, _ARRAY = 8, 9
 
 # ggml type id: name, weights in a block, bytes of a block (ggml.h, ggml-common.h)
@@ -66,7 +78,7 @@ class GgufHeader:
         return self.chat_template is not None
 
 
-class _Damaged(Exception):
+class _DamagedError(Exception):
     pass
 
 
@@ -79,21 +91,19 @@ def read_header(path: Path) -> GgufHeader:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise _Damaged("not a regular file")
+            raise _DamagedError("not a regular file")
         with path.open("rb") as file:
             return _Reader(file, status.st_size, path).header()
     except FileNotFoundError:
         raise TokenglassError("not_found", f"there is no file {path}") from None
-    except _Damaged as error:
+    except _DamagedError as error:
         raise TokenglassError(
             "model_damaged",
             f"{path.name} can't be loaded: {error}",
             hint="download the file again, or choose another one",
         ) from None
     except OSError as error:
-        raise TokenglassError(
-            "storage", f"{path.name} can't be read: {error.strerror or error}"
-        ) from None
+        raise TokenglassError("storage", f"{path.name} can't be read: {error.strerror or error}") from None
 
 
 class _Reader:
@@ -104,18 +114,18 @@ class _Reader:
 
     def header(self) -> GgufHeader:
         if self._size < 24:
-            raise _Damaged("the file is empty or much too short")
+            raise _DamagedError("the file is empty or much too short")
         magic = self._file.read(4)
         if magic != b"GGUF":
             if magic == b"vers":
-                raise _Damaged("this is a Git LFS pointer, not the model itself (fetch it with git lfs pull)")
-            raise _Damaged("this is not a GGUF file")
+                raise _DamagedError("a Git LFS pointer, not the model itself (fetch it with git lfs pull)")
+            raise _DamagedError("this is not a GGUF file")
         version = self._scalar("<I")
         if version not in (2, 3):
-            raise _Damaged(f"GGUF version {version} is not supported")
+            raise _DamagedError(f"GGUF version {version} is not supported")
         n_tensors, n_entries = self._scalar("<Q"), self._scalar("<Q")
         if n_tensors > MAX_ENTRIES or n_entries > MAX_ENTRIES:
-            raise _Damaged("its header is damaged")
+            raise _DamagedError("its header is damaged")
         facts: dict[str, Any] = {}
         for _ in range(n_entries):
             key = self._string()
@@ -129,9 +139,9 @@ class _Reader:
             size = self._split_size(_number(facts.get("split.no")), parts)
         architecture = _text(facts.get("general.architecture"))
         if not architecture:
-            raise _Damaged("its header names no architecture")
+            raise _DamagedError("its header names no architecture")
         if parts <= 1 and not n_params:
-            raise _Damaged("it holds no weights")
+            raise _DamagedError("it holds no weights")
         template = facts.get("tokenizer.chat_template")
         tokens = facts.get("tokenizer.ggml.tokens")
         return GgufHeader(
@@ -150,15 +160,15 @@ class _Reader:
         """All parts must lie beside the first, as llama.cpp wants them named."""
         match = re.fullmatch(r"(.+)-\d{5}-of-\d{5}\.gguf", self._path.name)
         if match is None:
-            raise _Damaged(f"it is part {number + 1} of {parts}, but is not named so")
+            raise _DamagedError(f"it is part {number + 1} of {parts}, but is not named so")
         if number != 0:
             first = f"{match[1]}-00001-of-{parts:05d}.gguf"
-            raise _Damaged(f"it is part {number + 1} of {parts}; load the first one, {first}")
+            raise _DamagedError(f"it is part {number + 1} of {parts}; load the first one, {first}")
         size = 0
         for part in range(1, parts + 1):
             sibling = self._path.with_name(f"{match[1]}-{part:05d}-of-{parts:05d}.gguf")
             if not sibling.is_file():
-                raise _Damaged(f"part {part} of {parts} is missing ({sibling.name})")
+                raise _DamagedError(f"part {part} of {parts} is missing ({sibling.name})")
             size += sibling.stat().st_size
         return size
 
@@ -170,7 +180,7 @@ class _Reader:
             self._string()
             n_dims = self._scalar("<I")
             if n_dims > 8:
-                raise _Damaged("its header is damaged")
+                raise _DamagedError("its header is damaged")
             shape = [self._scalar("<Q") for _ in range(n_dims)]
             kind, offset = self._scalar("<I"), self._scalar("<Q")
             count = math.prod(shape)
@@ -180,7 +190,7 @@ class _Reader:
         start = -(-self._file.tell() // alignment) * alignment if alignment < 1 << 20 else 0
         if start + end > self._size:
             missing = (start + end - self._size) / 1e6
-            raise _Damaged(f"the file is cut short ({missing:.1f} MB are missing)")
+            raise _DamagedError(f"the file is cut short ({missing:.1f} MB are missing)")
         return weights.total(), weights.most_common(1)[0][0] if weights else ""
 
     def _value(self, kind: int) -> Any:
@@ -189,7 +199,7 @@ class _Reader:
         if kind == _ARRAY:
             element, length = self._scalar("<I"), self._scalar("<Q")
             if length > self._size:
-                raise _Damaged("its header is damaged")
+                raise _DamagedError("its header is damaged")
             if element in _SCALARS:
                 form = _SCALARS[element]
                 if length > KEEP_ARRAY:
@@ -200,9 +210,9 @@ class _Reader:
                 for _ in range(length):
                     self._skip(self._scalar("<Q"))
                 return range(length)
-            raise _Damaged("its header is damaged")
+            raise _DamagedError("its header is damaged")
         if kind not in _SCALARS:
-            raise _Damaged("its header is damaged")
+            raise _DamagedError("its header is damaged")
         return self._scalar(_SCALARS[kind])
 
     def _scalar(self, form: str) -> Any:
@@ -211,18 +221,18 @@ class _Reader:
     def _string(self) -> str:
         length = self._scalar("<Q")
         if length > MAX_STRING:
-            raise _Damaged("its header is damaged")
+            raise _DamagedError("its header is damaged")
         return self._read(length).decode("utf-8", "replace")
 
     def _read(self, length: int) -> bytes:
         data = self._file.read(length)
         if len(data) != length:
-            raise _Damaged("the file is cut short within its header")
+            raise _DamagedError("the file is cut short within its header")
         return data
 
     def _skip(self, length: int) -> None:
         if length > self._size:
-            raise _Damaged("its header is damaged")
+            raise _DamagedError("its header is damaged")
         self._file.seek(length, 1)
 
 

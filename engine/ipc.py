@@ -1,4 +1,4 @@
-"""Messages on the pipe between app and worker: JSON of the contract types, one message a step. Never pickle."""
+"""Messages on the pipe between app and worker: JSON of the contract types, one message a step."""
 
 from __future__ import annotations
 

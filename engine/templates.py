@@ -75,7 +75,7 @@ class ChatTemplate:
             raise TokenglassError(
                 "invalid_prompt", f"the model's chat template refuses these messages: {error}"
             ) from None
-        except Exception as error:  # a template is a program: it may fail in any way
+        except Exception as error:  # noqa: BLE001 a template is a program: it may fail in any way
             raise TokenglassError(
                 "invalid_prompt",
                 f"the model's chat template failed on these messages: {type(error).__name__}: {error}",

@@ -6,10 +6,10 @@ sizes are bytes; counts are tokens.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import BaseModel, ConfigDict, Field, Strict
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 FinishReason = Literal["stop", "length", "context_full", "tool_calls", "cancelled", "error"]
 """Why a generation ended: end-of-generation token or stop string; `max_tokens`; context used up; …"""
@@ -115,7 +115,7 @@ class Usage(Value):
 
 
 class Timings(Value):
-    """Where the time of one generation went; milliseconds but for the rate. None: not reached or not defined."""
+    """Where the time of one generation went; milliseconds but for the rate. None: not reached."""
 
     queue_ms: float | None = None
     """From the command's receipt until a slot took it."""

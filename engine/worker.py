@@ -122,9 +122,9 @@ class Worker:
             self._prepared.put(self._preparer.prepare(command))
         except TokenglassError as error:
             self._outbox.put([_refused(command, error.info)])
-        except Exception:
+        except Exception:  # noqa: BLE001 a bug in one preparation must not end the others
             traceback.print_exc()
-            info = ErrorInfo(code="internal", message="the prompt could not be prepared; the engine log says why")
+            info = ErrorInfo(code="internal", message="the prompt could not be prepared; see the engine log")
             self._outbox.put([_refused(command, info)])
 
 

@@ -112,9 +112,7 @@ class LlamaBackend:
         ones = (ctypes.c_int32 * n_batch)(*([1] * n_batch))
         address, width = ctypes.addressof(self._sequences), ctypes.sizeof(ctypes.c_int32)
         pointer = ctypes.POINTER(ctypes.c_int32)
-        pointers = (pointer * n_batch)(
-            *(ctypes.cast(address + i * width, pointer) for i in range(n_batch))
-        )
+        pointers = (pointer * n_batch)(*(ctypes.cast(address + i * width, pointer) for i in range(n_batch)))
         self._batch = lib.llama_batch(0, self._tokens, None, self._positions, ones, pointers, self._wants)
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
@@ -152,16 +150,18 @@ class LlamaBackend:
 
     def decode(self, batch: Batch) -> None:
         n = len(batch.tokens)
-        self._tokens[:n] = batch.tokens
-        self._positions[:n] = batch.positions
-        self._sequences[:n] = batch.sequences
-        self._wants[:n] = batch.wants_logits
+        self._tokens[:n] = batch.tokens  # type: ignore[assignment]  # ctypes arrays take plain ints
+        self._positions[:n] = batch.positions  # type: ignore[assignment]
+        self._sequences[:n] = batch.sequences  # type: ignore[assignment]
+        self._wants[:n] = batch.wants_logits  # type: ignore[assignment]
         self._batch.n_tokens = n
         code = lib.llama_decode(self._context, self._batch)
         if code == 1:
             raise TokenglassError("context_overflow", "no free cell is left in the KV cache")
         if code != 0:
-            raise TokenglassError("internal", f"llama_decode failed with code {code}; the engine log says more")
+            raise TokenglassError(
+                "internal", f"llama_decode failed with code {code}; the engine log says more"
+            )
         lib.llama_synchronize(self._context)
 
     def sample(self, sampler: LlamaSampler, index: int) -> Sampled:
@@ -189,10 +189,13 @@ class LlamaBackend:
 
     def keep(self, sequence: int, n_tokens: int) -> int:
         memory = self._memory
-        if n_tokens > 0 and lib.llama_memory_seq_rm(memory, sequence, n_tokens, -1):
-            # a recurrent state can't be cut, and says so only by where it stands
-            if lib.llama_memory_seq_pos_max(memory, sequence) == n_tokens - 1:
-                return n_tokens
+        # a recurrent state can't be cut, and may say so only by where it stands afterwards
+        if (
+            n_tokens > 0
+            and lib.llama_memory_seq_rm(memory, sequence, n_tokens, -1)
+            and lib.llama_memory_seq_pos_max(memory, sequence) == n_tokens - 1
+        ):
+            return n_tokens
         lib.llama_memory_seq_rm(memory, sequence, -1, -1)
         return 0
 
@@ -306,13 +309,15 @@ def _devices() -> tuple[list[str], bool]:
 
 
 def _usable_cores() -> set[int]:
-    if sys.platform == "linux":
+    if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)
     return set(range(os.cpu_count() or 1))
 
 
 def _load_error(architecture: str) -> TokenglassError:
-    reason = next((line for line in reversed(_errors) if "error" in line.lower()), "") or "no reason was given"
+    reason = (
+        next((line for line in reversed(_errors) if "error" in line.lower()), "") or "no reason was given"
+    )
     if "unknown model architecture" in reason or "unknown pre-tokenizer" in reason:
         return TokenglassError(
             "model_unsupported",
