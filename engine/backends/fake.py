@@ -1,0 +1,277 @@
+"""A backend without a model: scripted or pseudo-random answers, delays and failures (`engine.fakespec`).
+
+What it answers depends on nothing but a sequence's tokens and its sampler's seed, so texts are the same
+however generations are batched. It also checks what the scheduler feeds it (positions, limits, logits
+that are read), and an error there is an AssertionError: that makes every test with it a test of the core.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from typing import Final, NoReturn
+
+from engine.backend import Batch, LoadProgress, Sampled, Sampler
+from engine.errors import TokenglassError
+from engine.fakespec import FakeSpec
+from engine.types import ModelInfo, SamplingParams, WorkerConfig
+
+_SPECIAL: Final = ("<s>", "</s>", "<|im_start|>", "<|im_end|>")
+BOS, EOS, IM_START, IM_END = range(len(_SPECIAL))
+_FIRST_BYTE: Final = len(_SPECIAL)
+_WORDS: Final = """
+the a of and to in is it on as that one two token step slot batch stream light glass river stone quiet
+morning letter window garden small bright early never often again under over through between before
+after carries follows answers counts holds begins ends turns moves keeps opens reads draws waits runs
+sings blue green silver warm cold first last next every other same whole open slow quick user assistant
+system naïve café über Straße žlutý 水 光 静か мост река 🌱 🪟 →
+"""
+_PIECES: Final = (*(f" {word}" for word in _WORDS.split()), ".", ",", "\n")
+_FIRST_WORD: Final = _FIRST_BYTE + 256
+N_VOCAB: Final = _FIRST_WORD + len(_PIECES)
+_TOKEN_OF: Final = {piece.encode(): _FIRST_WORD + i for i, piece in enumerate(_PIECES)}
+_WORD_PATTERN: Final = re.compile(
+    b"|".join(re.escape(piece) for piece in sorted(_TOKEN_OF, key=len, reverse=True)) + rb"|[\x00-\xff]"
+)
+_SPECIAL_PATTERN: Final = re.compile("(" + "|".join(re.escape(text) for text in _SPECIAL) + ")")
+_MASK: Final = (1 << 64) - 1
+
+CHAT_TEMPLATE: Final = """\
+{%- if tools %}{{ '<|im_start|>system\\nTools: ' }}{{ tools | tojson }}{{ '<|im_end|>\\n' }}{% endif -%}
+{%- for message in messages -%}
+{{ '<|im_start|>' + message['role'] + '\\n' + (message['content'] or '') }}
+{%- for call in message['tool_calls'] or [] -%}
+{{ '<tool_call>' }}{{ call['function'] | tojson }}{{ '</tool_call>' }}
+{%- endfor -%}
+{{ '<|im_end|>\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif -%}
+"""
+
+
+def _mix(state: int, value: int) -> int:
+    """One round of a 64-bit hash (that of splitmix64)."""
+    x = (state + value + 1) * 0x9E3779B97F4A7C15 & _MASK
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & _MASK
+    return x ^ x >> 29
+
+
+class FakeSampler:
+    """The state of one generation's answer."""
+
+    def __init__(self, seed: int, n_logprobs: int | None) -> None:
+        self.seed = seed
+        self.n_logprobs = n_logprobs
+        self.sampled = 0
+        self.accepted = 0
+        self.answer: list[int] | None = None
+        """What is left to say, last token first, where the whole answer is fixed."""
+        self.length = 0
+        self.closed = False
+
+    def accept(self, token: int) -> None:
+        assert 0 <= token < N_VOCAB
+        self.accepted += 1
+
+    def close(self) -> None:
+        assert not self.closed, "sampler closed twice"
+        self.closed = True
+
+
+class FakeBackend:
+    """See the module's docstring; `load` makes one."""
+
+    def __init__(self, spec: FakeSpec, info: ModelInfo, n_batch: int) -> None:
+        self.info = info
+        self.chat_template: str | None = CHAT_TEMPLATE
+        self.bos_text = _SPECIAL[BOS]
+        self.eos_text = _SPECIAL[IM_END]
+        self._spec = spec
+        self._n_batch = n_batch
+        self._tokens: list[list[int]] = [[] for _ in range(info.n_slots)]
+        self._hashes: list[list[int]] = [[] for _ in range(info.n_slots)]
+        self._logits: dict[int, tuple[int, int]] = {}
+        """Batch entries whose logits were asked for in the last decode: sequence and its length then."""
+        self._sampled = 0
+        self._failed = False
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        tokens = [BOS] if add_special else []
+        for i, part in enumerate(_SPECIAL_PATTERN.split(text) if parse_special else [text]):
+            if i % 2:
+                tokens.append(_SPECIAL.index(part))
+            else:
+                tokens += self._spell(part.encode("utf-8", "replace"))
+        return tokens
+
+    def _spell(self, data: bytes) -> list[int]:
+        if self._spec.bytes:
+            return [_FIRST_BYTE + byte for byte in data]
+        pieces = _WORD_PATTERN.findall(data)
+        return [_TOKEN_OF[piece] if piece in _TOKEN_OF else _FIRST_BYTE + piece[0] for piece in pieces]
+
+    def piece(self, token: int) -> bytes:
+        assert 0 <= token < N_VOCAB
+        if token < _FIRST_BYTE:
+            return b""
+        if token < _FIRST_WORD:
+            return bytes((token - _FIRST_BYTE,))
+        return _PIECES[token - _FIRST_WORD].encode()
+
+    def is_eog(self, token: int) -> bool:
+        return token in (EOS, IM_END)
+
+    def new_sampler(self, params: SamplingParams, seed: int, n_logprobs: int | None) -> FakeSampler:
+        return FakeSampler(seed if params.temperature > 0 else 0, n_logprobs)
+
+    def decode(self, batch: Batch) -> None:
+        n = len(batch.tokens)
+        assert 0 < n <= self._n_batch, f"{n} tokens in a batch of at most {self._n_batch}"
+        assert n == len(batch.positions) == len(batch.sequences) == len(batch.wants_logits)
+        if self._spec.fail_after is not None and self._sampled >= self._spec.fail_after and not self._failed:
+            self._failed = True
+            raise TokenglassError("out_of_memory", "fake model: no memory for this batch")
+        self._logits.clear()
+        for i, (token, position, sequence) in enumerate(
+            zip(batch.tokens, batch.positions, batch.sequences, strict=True)
+        ):
+            tokens, hashes = self._tokens[sequence], self._hashes[sequence]
+            assert 0 <= token < N_VOCAB
+            assert position == len(tokens), f"position {position} in a sequence of {len(tokens)} tokens"
+            assert position < self.info.n_ctx, f"sequence {sequence} is full"
+            tokens.append(token)
+            hashes.append(_mix(hashes[-1] if hashes else 0, token))
+            if batch.wants_logits[i]:
+                self._logits[i] = sequence, len(tokens)
+        prompt_tokens = n - len(self._logits)
+        pause = self._spec.delay_ms + self._spec.prefill_ms * prompt_tokens
+        if pause:
+            time.sleep(pause / 1000)
+
+    def sample(self, sampler: Sampler, index: int) -> Sampled:
+        assert isinstance(sampler, FakeSampler)
+        assert not sampler.closed, "a closed sampler is used"
+        assert index in self._logits, f"logits of entry {index} weren't asked for, or are read twice"
+        sequence, length = self._logits.pop(index)
+        assert len(self._tokens[sequence]) == length
+        spec = self._spec
+        if spec.nan_after is not None and sampler.sampled >= spec.nan_after:
+            raise TokenglassError("invalid_output", "fake model: the logits are not a number")
+        self._misbehave()
+        token = self._choose(sampler, sequence)
+        sampler.sampled += 1
+        self._sampled += 1
+        if sampler.n_logprobs is None:
+            return Sampled(token)
+        first = -0.05 - (self._hashes[sequence][-1] >> 8) % 1000 / 1000
+        top = tuple(((token + i * 7) % N_VOCAB, first - 0.5 * i) for i in range(sampler.n_logprobs))
+        return Sampled(token, first, top)
+
+    def _misbehave(self) -> None:
+        spec, n = self._spec, self._sampled
+        if spec.abort_after is not None and n >= spec.abort_after:
+            os.abort()
+        if spec.exit_after is not None and n >= spec.exit_after:
+            os._exit(3)
+        if spec.hang_after is not None and n >= spec.hang_after:
+            _hang()
+
+    def _choose(self, sampler: FakeSampler, sequence: int) -> int:
+        state = _mix(self._hashes[sequence][-1], sampler.seed)
+        if sampler.sampled == 0:
+            self._begin(sampler, sequence, state)
+        if sampler.answer is not None:
+            return sampler.answer.pop() if sampler.answer else IM_END
+        if sampler.sampled >= sampler.length:
+            return IM_END
+        return _FIRST_WORD + state % len(_PIECES)
+
+    def _begin(self, sampler: FakeSampler, sequence: int, state: int) -> None:
+        spec = self._spec
+        sampler.length = 40 + state % 41 if spec.tokens is None else spec.tokens
+        if spec.script is not None:
+            answer = self._spell(spec.script)
+        elif spec.echo:
+            answer = self._last_user_message(sequence)
+        elif spec.bytes:
+            words = []
+            for _ in range(sampler.length):
+                state = _mix(state, 1)
+                words.append(_PIECES[state % len(_PIECES)].encode())
+            answer = self._spell(b"".join(words))[: sampler.length]
+        else:
+            return
+        if spec.tokens is not None:
+            answer = answer[: spec.tokens]
+        sampler.answer = answer[::-1]
+
+    def _last_user_message(self, sequence: int) -> list[int]:
+        tokens = self._tokens[sequence]
+        user = [IM_START, *self._spell(b"user\n")]
+        end = len(tokens)
+        for start in range(len(tokens) - len(user), -1, -1):
+            if tokens[start] == IM_END:
+                end = start
+            elif tokens[start : start + len(user)] == user:
+                return tokens[start + len(user) : end]
+        return [token for token in tokens if token >= _FIRST_BYTE]
+
+    def keep(self, sequence: int, n_tokens: int) -> int:
+        tokens, hashes = self._tokens[sequence], self._hashes[sequence]
+        assert 0 <= n_tokens <= len(tokens), f"keep {n_tokens} of {len(tokens)} tokens"
+        if self._spec.recurrent and n_tokens < len(tokens):
+            n_tokens = 0
+        del tokens[n_tokens:], hashes[n_tokens:]
+        return n_tokens
+
+    def close(self) -> None:
+        self._tokens.clear()
+        self._hashes.clear()
+
+
+def _hang() -> NoReturn:
+    while True:
+        time.sleep(3600)
+
+
+def load(config: WorkerConfig, progress: LoadProgress) -> FakeBackend:
+    """Load what `config.model_path` (`fake:…`) describes.
+
+    Raises TokenglassError: `load_failed` for a wrong spec, `load_cancelled` where `progress` says so, and
+    whatever the spec asks for.
+    """
+    spec = FakeSpec.parse(config.model_path)
+    start = time.monotonic()
+    if spec.load_abort:
+        os.abort()
+    n_pieces = max(1, min(20, round(spec.load_ms / 20)))
+    for i in range(n_pieces):
+        if not progress(i / n_pieces):
+            raise TokenglassError("load_cancelled", "the load was stopped")
+        time.sleep(spec.load_ms / n_pieces / 1000)
+    if spec.load_fail is not None:
+        raise TokenglassError(spec.load_fail, f"fake model: the load fails with {spec.load_fail}, as asked")
+    if spec.oom_at_load:
+        raise TokenglassError(
+            "out_of_memory", "fake model: not enough memory", hint="load a smaller model, or fewer slots"
+        )
+    progress(1.0)
+    n_ctx = spec.ctx or config.n_ctx or 4096
+    info = ModelInfo(
+        id=config.model_id,
+        name="Fake model",
+        architecture="fake",
+        size_bytes=0,
+        n_params=0,
+        n_vocab=N_VOCAB,
+        n_ctx_train=n_ctx,
+        n_ctx=n_ctx,
+        n_slots=spec.slots or config.n_slots,
+        n_threads=1,
+        n_gpu_layers=0,
+        devices=["none"],
+        has_chat_template=True,
+        load_ms=(time.monotonic() - start) * 1000,
+    )
+    return FakeBackend(spec, info, config.n_batch)

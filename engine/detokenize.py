@@ -1,0 +1,63 @@
+"""Tokens to text: pieces may end inside a UTF-8 character, so bytes are withheld until it is whole."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable
+
+_utf8_decoder = codecs.getincrementaldecoder("utf-8")
+
+
+class PieceCache:
+    """Each token's piece, asked of the backend once: text where it stands alone, else bytes."""
+
+    def __init__(self, piece: Callable[[int], bytes]) -> None:
+        self._piece = piece
+        self._cache: dict[int, str | bytes] = {}
+
+    def get(self, token: int) -> str | bytes:
+        found = self._cache.get(token)
+        if found is None:
+            data = self._piece(token)
+            try:
+                found = data.decode("utf-8")
+            except UnicodeDecodeError:
+                found = data
+            self._cache[token] = found
+        return found
+
+    def text(self, token: int) -> str:
+        """The piece as text by itself; what is no UTF-8 becomes U+FFFD."""
+        piece = self.get(token)
+        return piece if isinstance(piece, str) else piece.decode("utf-8", "replace")
+
+
+class Detokenizer:
+    """One generation's tokens to text. The whole text doesn't depend on where bytes are split."""
+
+    __slots__ = ("_decoder", "_pieces", "_withholds")
+
+    def __init__(self, pieces: PieceCache) -> None:
+        self._pieces = pieces
+        self._decoder: codecs.IncrementalDecoder | None = None
+        self._withholds = False
+
+    def push(self, token: int) -> str:
+        """The text that this token completes; may be empty."""
+        piece = self._pieces.get(token)
+        if isinstance(piece, str):
+            if not self._withholds:
+                return piece
+            piece = piece.encode()
+        if self._decoder is None:
+            self._decoder = _utf8_decoder("replace")
+        text = self._decoder.decode(piece)
+        self._withholds = bool(self._decoder.getstate()[0])
+        return text
+
+    def finish(self) -> str:
+        """U+FFFD for bytes that never became a character."""
+        if not self._withholds or self._decoder is None:
+            return ""
+        self._withholds = False
+        return self._decoder.decode(b"", final=True)
