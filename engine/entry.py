@@ -26,3 +26,12 @@ def run_worker(connection: Connection, config_json: str, epoch: int, log_path: s
     os.environ["GGML_NO_BACKTRACE"] = "1"
     worker: Any = importlib.import_module("engine.worker")
     worker.main(connection, config_json, epoch)
+
+
+def run_bare(connection: Connection, config_json: str) -> None:
+    """The other side of `tokenglass bench`: llama.cpp's own functions in a bare loop, in a process like a worker's."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    os.close(null)
+    bare: Any = importlib.import_module("engine.backends.bare")
+    bare.serve(connection, config_json)
