@@ -29,7 +29,7 @@ def run_worker(connection: Connection, config_json: str, epoch: int, log_path: s
 
 
 def run_bare(connection: Connection, config_json: str) -> None:
-    """The other side of `tokenglass bench`: llama.cpp's own functions in a bare loop, in a process like a worker's."""
+    """The other side of `tokenglass bench`: llama.cpp's own functions in a bare loop."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     os.close(null)

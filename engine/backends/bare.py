@@ -59,7 +59,7 @@ class BareLoop:
 
 
 def serve(connection: Connection, config_json: str) -> None:
-    """Load, answer the end-of-generation tokens and the thread count, then run as asked until the pipe closes."""
+    """Load, answer end-of-generation tokens and thread count, then run as asked until the pipe closes."""
     os.environ["GGML_NO_BACKTRACE"] = "1"
     loop = BareLoop(WorkerConfig.model_validate_json(config_json))
     gc.freeze()

@@ -23,6 +23,8 @@ from engine.errors import TokenglassError
 from engine.gguf import read_header
 from engine.types import ModelInfo, SamplingParams, WorkerConfig
 
+__all__ = ["LlamaBackend", "LlamaSampler", "lib", "load"]
+
 DEFAULT_CTX = 4096
 PENALTY_LAST_N = 64
 _SPM = 1  # llama_vocab_type: SentencePiece BPE
