@@ -322,7 +322,7 @@ def provide(root: Path = ROOT, times: dict[str, float] | None = None) -> Path:
     """The finished wheel, built if the cache has none. `times` gets the seconds of each step."""
     times = {} if times is None else times
     version, digest = requirement(root)
-    system.require_compiler()
+    system.see_to(system.missing_compiler(), "building llama.cpp")
     extra = extra_flags()
     libc = "-".join(platform.libc_ver())
     key = build_key(version, digest, compiler(), extra, platform.machine(), libc)

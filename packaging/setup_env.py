@@ -104,9 +104,7 @@ def make_venv(steps: Steps) -> None:
             return
         print(f"the environment in {VENV.name} is not for Python {version}; making it anew", flush=True)
         shutil.rmtree(VENV)
-    system.require_venv()
     print(f"making {VENV.name} with Python {version}", flush=True)
-    # A fresh process: an installed ensurepip isn't seen by this one.
     steps.timed("environment", [sys.executable, "-m", "venv", "--clear", str(VENV)])
 
 
@@ -123,6 +121,10 @@ def keep_times(kind: str, times: dict[str, float]) -> None:
 
 def set_up(kind: str) -> None:
     steps = Steps()
+    start = time.monotonic()
+    display = system.has_display()
+    system.require_all(window=display or kind == "dev", display=display)
+    steps.times["system packages"] = time.monotonic() - start
     make_venv(steps)
     for old in KINDS:
         stamp_path(old).unlink(missing_ok=True)
@@ -134,14 +136,11 @@ def set_up(kind: str) -> None:
     TIMES.parent.mkdir(exist_ok=True)
     part = TIMES.with_name("llama-times.json")
     python = str(VENV / "bin" / "python")
-    start = time.monotonic()
     done = subprocess.run([python, "packaging/build_llama.py", "--times", str(part)], cwd=ROOT)
     if done.returncode != 0:
         raise SetupError("llama.cpp is not there; see above")
     steps.times |= json.loads(part.read_text(encoding="utf-8"))
     part.unlink()
-    known = sum(seconds for name, seconds in steps.times.items() if name.startswith("llama.cpp"))
-    steps.times["other"] = max(0.0, time.monotonic() - start - known)
 
     steps.pip("tokenglass", "--no-deps", "--no-build-isolation", "--editable", ".")
     for done_kind in ("run", "dev") if kind == "dev" else ("run",):

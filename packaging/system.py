@@ -120,26 +120,34 @@ def see_to(packages: Sequence[str], what: str) -> None:
         raise MissingError(f"{end}\napt-get could not install them. {message}  {install_command(packages)}")
 
 
-def require_qt(*, display: bool) -> None:
-    """See to what the window needs; without a display, what drawing off-screen needs."""
+def missing_qt(*, display: bool) -> list[str]:
+    """Packages that the window lacks; without a display, those that drawing off-screen lacks."""
     libraries = {**GUI_LIBRARIES, **(DISPLAY_LIBRARIES if display else {})}
-    packages = missing_packages(libraries)
-    if not has_font():
-        packages.append(FONT_PACKAGE)
-    see_to(packages, "the window")
+    return missing_packages(libraries) + ([] if has_font() else [FONT_PACKAGE])
 
 
-def require_compiler() -> None:
-    """See to a C and C++ compiler."""
+def require_qt(*, display: bool) -> None:
+    """See to what Qt needs."""
+    see_to(missing_qt(display=display), "the window")
+
+
+def missing_compiler() -> list[str]:
     wanted = [os.environ.get("CC", "cc"), os.environ.get("CXX", "c++")]
-    if any(shutil.which(shlex.split(name)[0]) is None for name in wanted):
-        see_to([COMPILER_PACKAGE], "building llama.cpp")
+    there = all(shutil.which(shlex.split(name)[0]) for name in wanted)
+    return [] if there else [COMPILER_PACKAGE]
 
 
-def require_venv() -> None:
-    """See to the standard library's venv, which Debian keeps in a package of its own."""
+def missing_venv() -> list[str]:
+    """Debian keeps the standard library's venv in a package of its own."""
     try:
         import ensurepip  # noqa: F401
         import venv  # noqa: F401
     except ImportError:
-        see_to([f"python{sys.version_info.major}.{sys.version_info.minor}-venv"], "the Python environment")
+        return [f"python{sys.version_info.major}.{sys.version_info.minor}-venv"]
+    return []
+
+
+def require_all(*, window: bool, display: bool) -> None:
+    """See to everything in one go, so that a person without rights gets one command and not three."""
+    qt = missing_qt(display=display) if window else []
+    see_to([*missing_venv(), *missing_compiler(), *qt], "Tokenglass")
