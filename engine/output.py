@@ -5,8 +5,9 @@ from __future__ import annotations
 from engine.backend import Sampled
 from engine.commands import Generate
 from engine.detokenize import Detokenizer, PieceCache
-from engine.events import Event, GenerationDelta
+from engine.events import Event, GenerationDelta, ToolCallDelta, ToolCallDone
 from engine.stops import StopMatcher
+from engine.toolcalls import CallText, Piece, ToolCallParser
 from engine.types import Token, ToolCall
 
 
@@ -26,6 +27,7 @@ class Output:
         self._pieces = pieces
         self._detokenizer = Detokenizer(pieces)
         self._stops = StopMatcher(command.stop) if command.stop else None
+        self._calls = ToolCallParser(command.generation_id) if command.tools else None
         self._parts: list[str] = []
 
     @property
@@ -46,20 +48,61 @@ class Output:
                 for other, logprob in sampled.top
             ]
         self.n_tokens += 1
-        self._deliver(text, [token], t, events)
+        if self._calls is None:
+            self._say(text, [token], t, events)
+            return
+        before = self._calls.call_id
+        pieces = self._calls.push(text)
+        self._route(pieces, token, before or self._calls.call_id, t, events)
 
     def finish(self, t: float, events: list[Event]) -> None:
         """Deliver what was withheld."""
         text = self._detokenizer.finish()
         if self._stops is not None:
             text = self._stops.push(text) + self._stops.finish()
-        if text:
-            self._deliver(text, [], t, events)
+        if self._calls is not None:
+            self._route(self._calls.push(text) + self._calls.finish(), None, None, t, events)
+        elif text:
+            self._say(text, [], t, events)
 
-    def _deliver(self, text: str, tokens: list[Token], t: float, events: list[Event]) -> None:
+    def _say(self, text: str, tokens: list[Token], t: float, events: list[Event]) -> None:
         self._parts.append(text)
         events.append(
             GenerationDelta.model_construct(
-                t=t, generation_id=self._generation_id, type="generation.delta", text=text, tokens=tokens
+                type="generation.delta", t=t, generation_id=self._generation_id, text=text, tokens=tokens
             )
         )
+
+    def _route(
+        self, pieces: list[Piece], token: Token | None, call_id: str | None, t: float, events: list[Event]
+    ) -> None:
+        """Deliver text and calls. The token goes with the last text that it brought, or else without text
+        to the call `call_id` that it is part of.
+        """
+        carrier = max((i for i, piece in enumerate(pieces) if not isinstance(piece, ToolCall)), default=None)
+        if carrier is None and token is not None:
+            carrier = 0
+            pieces = ["" if call_id is None else CallText(call_id, ""), *pieces]
+        for i, piece in enumerate(pieces):
+            tokens: list[Token] = []
+            if i == carrier and token is not None:
+                tokens = [token]
+            if isinstance(piece, ToolCall):
+                self.tool_calls.append(piece)
+                events.append(ToolCallDone(t=t, generation_id=self._generation_id, call=piece))
+            elif isinstance(piece, CallText):
+                for held in tokens:
+                    held["text"] = piece.text
+                events.append(
+                    ToolCallDelta(
+                        t=t,
+                        generation_id=self._generation_id,
+                        call_id=piece.call_id,
+                        text=piece.text,
+                        tokens=tokens,
+                    )
+                )
+            else:
+                for held in tokens:
+                    held["text"] = piece
+                self._say(piece, tokens, t, events)

@@ -1,4 +1,4 @@
-"""Seats in the batch. A slot is one sequence of the KV cache; its tokens stay for the next prompt to reuse."""
+"""Seats in the batch. A slot is one sequence of the KV cache; its tokens stay for later prompts."""
 
 from __future__ import annotations
 

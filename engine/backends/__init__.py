@@ -1,1 +1,1 @@
-"""The inference libraries behind `engine.backend.Backend`; each module's `load` is an `engine.backend.Loader`."""
+"""Inference libraries behind `engine.backend.Backend`; each module's `load` is an `engine.backend.Loader`."""

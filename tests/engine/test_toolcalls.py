@@ -1,0 +1,164 @@
+"""Tool calls in text: calls are found, everything else stays text, and cuts make no difference."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.toolcalls import CallText, Piece, ToolCallParser, parse_call
+from engine.types import ToolCall
+
+CLOCK = '<tool_call>{"name": "clock", "arguments": {"zone": "UTC"}}</tool_call>'
+SUM = '<tool_call>\n{"name":"calculator","arguments":{"expression":"2 + 2"}}\n</tool_call>'
+
+
+def feed(chunks: list[str]) -> list[Piece]:
+    parser = ToolCallParser("g")
+    pieces = [piece for chunk in chunks for piece in parser.push(chunk)]
+    return pieces + parser.finish()
+
+
+def joined(pieces: list[Piece]) -> tuple[str, dict[str, str], list[ToolCall]]:
+    """Plain text, each call's text, the whole calls."""
+    text = "".join(piece for piece in pieces if isinstance(piece, str))
+    call_texts: dict[str, str] = {}
+    for piece in pieces:
+        if isinstance(piece, CallText):
+            call_texts[piece.call_id] = call_texts.get(piece.call_id, "") + piece.text
+    return text, call_texts, [piece for piece in pieces if isinstance(piece, ToolCall)]
+
+
+def test_a_call_is_found_and_its_arguments_stay_as_written() -> None:
+    text, call_texts, calls = joined(feed([f"Let me look.\n{CLOCK}"]))
+    assert text == "Let me look."
+    assert calls == [ToolCall(id="call_g_0", name="clock", arguments='{"zone": "UTC"}')]
+    assert call_texts == {"call_g_0": '{"name": "clock", "arguments": {"zone": "UTC"}}'}
+
+
+def test_several_calls_have_ids_of_their_own_and_no_white_space_between() -> None:
+    text, _, calls = joined(feed([f"{CLOCK}\n{SUM}\n"]))
+    assert text == ""
+    assert [(call.id, call.name) for call in calls] == [("call_g_0", "clock"), ("call_g_1", "calculator")]
+
+
+def test_text_after_a_call_is_kept() -> None:
+    text, _, calls = joined(feed([f"one {CLOCK} two {SUM}three "]))
+    assert text == "onetwothree "
+    assert len(calls) == 2
+
+
+def test_plain_text_is_passed_on_at_once_but_for_what_may_begin_a_tag() -> None:
+    parser = ToolCallParser("g")
+    assert parser.push("1 < 2 and <b") == ["1 < 2 and <b"]
+    assert parser.push(" <tool") == []
+    assert parser.push("box>") == [" <toolbox>"]
+    assert parser.push(" \n") == []
+    assert parser.finish() == [" \n"]
+
+
+@pytest.mark.parametrize(
+    "inside",
+    (
+        "",
+        "no JSON",
+        "[1, 2]",
+        "42",
+        '"clock"',
+        "{}",
+        '{"name": 5}',
+        '{"name": ""}',
+        '{"name": "two words"}',
+        '{"name": "\\ud800"}',
+        '{"name": "clock", "arguments": [1]}',
+        '{"name": "clock", "arguments": null}',
+        '{"name": "clock", "arguments": "no object"}',
+        '{"name": "clock", "arguments": "[]"}',
+        '{"name": "clock", "arguments": "{\\"a\\": \\"\\ud800\\"}"}',
+        '{"name": "clock", "arguments": {"a": NaN}}',
+        '{"name": "clock", "arguments": {"a": 1}} and more',
+        '{"name": "clock", "arguments": {"a": ' + "9" * 5000 + "}}",
+        '{"name": "clock", "arguments": {"a": ' + "[" * 100_000,
+        "{'name': 'clock'}",
+    ),
+)
+def test_what_is_no_call_comes_back_as_text(inside: str) -> None:
+    whole = f"so: <tool_call>{inside}</tool_call> ok"
+    text, _, calls = joined(feed([whole]))
+    assert calls == []
+    assert text == whole
+
+
+@pytest.mark.parametrize(
+    ("inside", "arguments"),
+    (
+        ('{"name": "clock"}', "{}"),
+        ('{"arguments": {"b": 1.50, "a": [ ]}, "name": "clock"}', '{"b": 1.50, "a": [ ]}'),
+        ('{"x": {"arguments": 1}, "name": "clock", "arguments" : {"é\\n": "\\u00e9}"} }', None),
+        ('{"name": "clock", "arguments": "{\\"zone\\": \\"UTC\\"}"}', '{"zone": "UTC"}'),
+        ('{"arguments": {"a": 1}, "name": "clock", "arguments": {"a": 2}}', '{"a": 2}'),
+    ),
+)
+def test_forms_of_arguments(inside: str, arguments: str | None) -> None:
+    call = parse_call("c", inside)
+    assert call is not None
+    assert call.name == "clock"
+    assert call.arguments == (arguments or '{"é\\n": "\\u00e9}"}')
+
+
+@pytest.mark.parametrize("end", ("", "</tool_c"))
+def test_a_whole_call_without_its_end_tag_counts(end: str) -> None:
+    text, _, calls = joined(feed([f"<tool_call>{json.dumps({'name': 'clock'})}{end}"]))
+    assert text == ""
+    assert [call.name for call in calls] == ["clock"]
+
+
+@pytest.mark.parametrize("end", ("", "</tool_c"))
+def test_a_call_cut_short_is_text(end: str) -> None:
+    whole = f'a <tool_call>{{"name": "clock", "argu{end}'
+    assert joined(feed([whole]))[::2] == (whole, [])
+
+
+_parts = st.sampled_from(
+    (
+        CLOCK,
+        SUM,
+        "<tool_call>",
+        "</tool_call>",
+        "<tool_call>junk</tool_call>",
+        "<",
+        "<tool",
+        " ",
+        "\n",
+        "ab",
+        "é",
+    )
+)
+_texts = st.lists(_parts | st.text(max_size=5), max_size=8).map("".join)
+
+
+@given(text=_texts, cuts=st.lists(st.integers(0, 400), max_size=12))
+def test_cuts_make_no_difference(text: str, cuts: list[int]) -> None:
+    places = [0, *sorted(cut for cut in cuts if cut < len(text)), len(text)]
+    chunks = [text[a:b] for a, b in pairwise(places)]
+    assert joined(feed(chunks)) == joined(feed([text])) == joined(feed(list(text)))
+
+
+@given(text=_texts)
+def test_nothing_but_white_space_around_calls_is_left_out(text: str) -> None:
+    pieces = feed([text])
+    shown, call_texts, calls = joined(pieces)
+    if not calls:
+        assert shown == text
+    rebuilt = "".join(
+        f"<tool_call>{call_texts[piece.id]}</tool_call>" if isinstance(piece, ToolCall) else piece
+        for piece in pieces
+        if not isinstance(piece, CallText)
+    )
+    given_, rebuilt = ("".join(whole.split()) for whole in (text, rebuilt))
+    # an end tag that never came, or not wholly, is the only thing that may be too much
+    assert rebuilt.startswith(given_)
+    assert "</tool_call>".endswith(rebuilt.removeprefix(given_))
