@@ -90,7 +90,7 @@ class Card(QWidget):
         painter.setPen(Qt.PenStyle.NoPen)
         painter.setBrush(QColor(theme.card))
         painter.drawRoundedRect(QRectF(self.rect()), RADIUS, RADIUS)
-        inner = self.rect().adjusted(12, 8, -8, -8)
+        inner = self.rect().adjusted(10, 8, -6, -8)
         small = ui_font(SMALL, tabular=True)
         metrics = QFontMetrics(small)
         painter.setFont(small)

@@ -9,7 +9,7 @@ from typing import Any
 
 from PySide6.QtCore import Qt, QTimer
 from PySide6.QtGui import QHideEvent, QShowEvent
-from PySide6.QtWidgets import QFrame, QLabel, QScrollArea, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
 
 from api.bus import Envelope
 from desktop.plots.cards import Cards, milliseconds, number, size
@@ -42,21 +42,18 @@ class Panel(QScrollArea):
         inside = QWidget()
         inside.setProperty("look", "panel")
         inside.setAttribute(Qt.WidgetAttribute.WA_StyledBackground)
-        self._model_name = QLabel("No model")
-        self._model_name.setProperty("look", "title")
-        self._model_detail = QLabel("")
-        self._model_detail.setProperty("look", "muted")
-        self._model_detail.setWordWrap(True)
+        self._model_name = Heading("No model", "", theme)
+        self._model_detail = Heading("", "", theme)
         self.cards = Cards(theme)
-        self.rate = LivePlot("Tokens per second", "last 60 s", "", Steps(10), theme)
+        self.rate = LivePlot("Tokens per second", "last 60 s", Steps(10), theme)
         self.rate.add_curve("accent", fill=True)
-        self.latency = LivePlot("Inter-token latency", "one dot a token", "ms", Steps(5), theme)
+        self.latency = LivePlot("Inter-token latency", "one dot a token", Steps(5), theme)
         self.latency.add_dots()
-        self.context = LivePlot("Context and KV cache", "", "%", Steps(100), theme)
+        self.context = LivePlot("Context and KV cache", "", Steps(100), theme)
         self.context.add_curve("tool", fill=True)
         self.context.add_curve("accent", fill=False)
         self.context.heading.show_note(("KV", "tool"), ("context", "accent"))
-        self.load = LivePlot("CPU and memory", "", "%", Steps(100), theme)
+        self.load = LivePlot("CPU and memory", "", Steps(100), theme)
         self.load.add_curve("good", fill=True)
         self.load.add_curve("muted", fill=False)
         self.load.add_curve("accent", fill=False)
@@ -69,9 +66,7 @@ class Panel(QScrollArea):
         layout.setSpacing(8)
         layout.addWidget(self._model_name)
         layout.addWidget(self._model_detail)
-        layout.addSpacing(4)
         layout.addWidget(self.cards)
-        layout.addSpacing(4)
         for plot in self._plots:
             plot.setMaximumHeight(180)
             layout.addWidget(plot, 1)
@@ -101,10 +96,11 @@ class Panel(QScrollArea):
         self.clients.restore(snapshot.get("clients", ()), snapshot.get("generations", ()))
 
     def set_theme(self, theme: Theme) -> None:
+        for widget in (self._model_name, self._model_detail, self._processes):
+            widget.set_theme(theme)
         self.cards.set_theme(theme)
         for plot in self._plots:
             plot.set_theme(theme)
-        self._processes.set_theme(theme)
         self.clients.set_theme(theme)
 
     def consume(self, envelopes: Sequence[Envelope]) -> None:
@@ -121,15 +117,19 @@ class Panel(QScrollArea):
 
     def _show_model(self, info: ModelInfo | None) -> None:
         if info is None:
-            self._model_name.setText("No model")
-            self._model_detail.setText("")
+            self._model_name.show_title("No model")
+            self._model_name.show_value("")
+            self._model_detail.show_note(("", ""))
             return
         where = ", ".join(info.devices) or "CPU"
         threads = "1 thread" if info.n_threads == 1 else f"{info.n_threads} threads"
-        self._model_name.setText(info.name)
-        self._model_detail.setText(
-            f"{info.architecture} · {_parameters(info.n_params)} · {size(info.size_bytes)} · "
-            f"{info.n_slots} × {info.n_ctx:,} tokens · {where} · {threads}"
+        layers = f"{info.n_gpu_layers} layers on {where}" if info.n_gpu_layers > 0 else where
+        self._model_name.show_title(info.name)
+        self._model_name.show_value(f"{_parameters(info.n_params)}")
+        detail = f"{info.architecture} · {info.n_slots} × {info.n_ctx:,} tokens · {layers} · {threads}"
+        self._model_detail.show_note((detail, ""))
+        self._model_detail.setToolTip(
+            f"{detail} · {size(info.size_bytes)} · loaded in {info.load_ms:,.0f} ms"
         )
 
     def showEvent(self, event: QShowEvent) -> None:

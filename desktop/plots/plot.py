@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pyqtgraph as pg
 from PySide6.QtCore import QPointF, QRectF, QSize, Qt
 from PySide6.QtGui import QColor, QFontMetrics, QPainter, QPaintEvent, QPolygonF
-from PySide6.QtWidgets import QFrame, QSizePolicy, QStyleOptionGraphicsItem, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QSizePolicy, QStyleOptionGraphicsItem, QVBoxLayout, QWidget
 
 from desktop.plots.series import BIN_S, BINS, SPAN_S, Array, Dots, Steps
 from desktop.theme import SMALL, TEXT, Theme, ui_font, with_alpha
@@ -14,7 +15,7 @@ from desktop.theme import SMALL, TEXT, Theme, ui_font, with_alpha
 pg.setConfigOptions(antialias=False, useOpenGL=False, foreground="w", background=None)
 
 _X = (np.arange(BINS, dtype=np.float64) - BINS + 1) * BIN_S
-_AXIS_WIDTH = 32
+_SCALE_WIDTH = 34
 
 
 class Heading(QWidget):
@@ -27,6 +28,11 @@ class Heading(QWidget):
         self._value = ""
         self._theme = theme
         self.setFixedHeight(20)
+
+    def show_title(self, title: str) -> None:
+        if title != self._title:
+            self._title = title
+            self.update()
 
     def show_value(self, value: str) -> None:
         if value != self._value:
@@ -85,10 +91,10 @@ class _DotCloud(pg.GraphicsObject):  # type: ignore[misc]  # pyqtgraph carries n
         self.high_colour = QColor()
         self._bounds = QRectF(-SPAN_S, 0, SPAN_S, 1)
 
-    def show_points(self, x: Array, y: Array, high: Array, top: float) -> None:
-        normal = high == 0
+    def show_points(self, x: Array, y: Array, high: npt.NDArray[np.bool_], top: float) -> None:
+        normal = ~high
         self._normal = QPolygonF([QPointF(a, b) for a, b in zip(x[normal], y[normal], strict=True)])
-        self._high = QPolygonF([QPointF(a, b) for a, b in zip(x[~normal], y[~normal], strict=True)])
+        self._high = QPolygonF([QPointF(a, b) for a, b in zip(x[high], y[high], strict=True)])
         bounds = QRectF(-SPAN_S, 0, SPAN_S, top)
         if bounds != self._bounds:
             self.prepareGeometryChange()
@@ -109,13 +115,69 @@ class _DotCloud(pg.GraphicsObject):  # type: ignore[misc]  # pyqtgraph carries n
             painter.drawPoints(points)
 
 
+class _Grid(pg.GraphicsObject):  # type: ignore[misc]  # pyqtgraph carries no types
+    """Three thin lines; pyqtgraph's own axes draw and measure far more than that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.colour = QColor()
+        self._bounds = QRectF(-SPAN_S, 0, SPAN_S, 1)
+        self.setZValue(-10)
+
+    def set_top(self, top: float) -> None:
+        self.prepareGeometryChange()
+        self._bounds = QRectF(-SPAN_S, 0, SPAN_S, top)
+
+    def boundingRect(self) -> QRectF:
+        return self._bounds
+
+    def paint(self, painter: QPainter, option: QStyleOptionGraphicsItem, widget: QWidget | None) -> None:  # noqa: ARG002
+        painter.setPen(pg.mkPen(self.colour, width=1))
+        top = self._bounds.height()
+        for height in (0.0, top / 2, top):
+            painter.drawLine(QPointF(-SPAN_S, height), QPointF(0, height))
+
+
+class _Scale(QWidget):
+    """The figures beside the grid's lines."""
+
+    def __init__(self, theme: Theme) -> None:
+        super().__init__()
+        self._top = 1.0
+        self._theme = theme
+        self.setFixedWidth(_SCALE_WIDTH)
+
+    def set_top(self, top: float) -> None:
+        self._top = top
+        self.update()
+
+    def set_theme(self, theme: Theme) -> None:
+        self._theme = theme
+        self.update()
+
+    def paintEvent(self, event: QPaintEvent) -> None:  # noqa: ARG002
+        painter = QPainter(self)
+        font = ui_font(SMALL - 1, tabular=True)
+        painter.setFont(font)
+        painter.setPen(QColor(self._theme.muted))
+        metrics = QFontMetrics(font)
+        rise = metrics.capHeight()
+        last = self.height() - 1
+        for value, baseline in (
+            (self._top, rise),
+            (self._top / 2, (last + rise) // 2),
+            (0.0, last),
+        ):
+            text = f"{value:,g}"
+            painter.drawText(self.width() - 8 - metrics.horizontalAdvance(text), baseline, text)
+
+
 class LivePlot(QWidget):
     """A plot of the last `SPAN_S` seconds. The x axis is fixed; data moves under it."""
 
-    def __init__(self, title: str, note: str, unit: str, steps: Steps, theme: Theme) -> None:
+    def __init__(self, title: str, note: str, steps: Steps, theme: Theme) -> None:
         super().__init__()
         self.heading = Heading(title, note, theme)
-        self._unit = unit
         self._steps = steps
         self._top = 0.0
         self._theme = theme
@@ -130,6 +192,7 @@ class LivePlot(QWidget):
         item.hideButtons()
         item.setMenuEnabled(False)
         item.hideAxis("bottom")
+        item.hideAxis("left")
         item.layout.setContentsMargins(0, 0, 0, 0)
         box = item.getViewBox()
         box.setMouseEnabled(False, False)
@@ -137,16 +200,19 @@ class LivePlot(QWidget):
         box.disableAutoRange()
         box.setXRange(-SPAN_S, 0, padding=0)
         self._item, self._box = item, box
-        self._axis = item.getAxis("left")
-        self._axis.setWidth(_AXIS_WIDTH)
-        self._axis.setStyle(
-            tickLength=0, tickTextOffset=6, autoExpandTextSpace=False, tickFont=ui_font(SMALL)
-        )
+        self._grid = _Grid()
+        item.addItem(self._grid)
+        self._scale = _Scale(theme)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(2)
+        layout.setSpacing(4)
         layout.addWidget(self.heading)
-        layout.addWidget(self._view, 1)
+        beside = QHBoxLayout()
+        beside.setContentsMargins(0, 0, 0, 0)
+        beside.setSpacing(0)
+        beside.addWidget(self._scale)
+        beside.addWidget(self._view, 1)
+        layout.addLayout(beside, 1)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
         self._set_top(steps.top)
 
@@ -170,10 +236,9 @@ class LivePlot(QWidget):
         self._theme = theme
         self.heading.set_theme(theme)
         self._view.setBackground(theme.panel)
-        self._axis.setPen(pg.mkPen(None))
-        self._axis.setTickPen(pg.mkPen(theme.border))
-        self._axis.setTextPen(pg.mkPen(theme.muted))
-        self._axis.setGrid(255)
+        self._scale.set_theme(theme)
+        self._grid.colour = QColor(theme.border)
+        self._grid.update()
         for curve, colour, fill in self._curves:
             value = getattr(theme, colour)
             curve.setPen(pg.mkPen(value, width=1))
@@ -190,8 +255,8 @@ class LivePlot(QWidget):
             return
         self._top = top
         self._box.setYRange(0, top, padding=0)
-        marks = [(value, f"{value:,g}") for value in (0.0, top / 2, top)]
-        self._axis.setTicks([marks])
+        self._grid.set_top(top)
+        self._scale.set_top(top)
 
     def show_curves(self, *values: Array, antialias: bool = False) -> None:
         """New values of each curve, in the order they were added; NaN where there were none yet."""
@@ -213,11 +278,11 @@ class LivePlot(QWidget):
         assert self._dots is not None
         x, y = dots.visible(now)
         if not len(y):
-            self._dots.show_points(x, y, y, self._top)
+            self._dots.show_points(x, y, y > 0, self._top)
             return None
         median = float(np.median(y))
         top = self._steps.fit(max(float(np.percentile(y, 95)), median * 1.6))
         self._set_top(top)
-        high = (y > top * 0.94).astype(np.float64)
+        high = y > min(top * 0.94, median * 2.0)
         self._dots.show_points(x, np.minimum(y, top * 0.94), high, top)
         return median
