@@ -1,0 +1,1 @@
+"""The chat: transcript model and view, streaming markdown, composer, and the pane that joins them."""

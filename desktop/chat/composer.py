@@ -1,0 +1,202 @@
+"""The input box: grows from one line to eight, Enter sends, Esc stops what runs."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import QMimeData, Qt, Signal
+from PySide6.QtGui import QColor, QFocusEvent, QKeyEvent, QPainter, QPaintEvent, QPen, QResizeEvent
+from PySide6.QtWidgets import QHBoxLayout, QPlainTextEdit, QPushButton, QSizePolicy, QVBoxLayout, QWidget
+
+from desktop.chat.style import MARGIN, MEASURE
+from desktop.theme import BODY, TEXT, Theme, ui_font
+
+MAX_LINES = 8
+PLACEHOLDER = "Write a message…"
+
+
+class _Input(QPlainTextEdit):
+    """The text itself."""
+
+    entered = Signal()
+    escaped = Signal()
+    focused = Signal()
+
+    def __init__(self, parent: QWidget) -> None:
+        super().__init__(parent)
+        self.setFrameShape(QPlainTextEdit.Shape.NoFrame)
+        self.setAccessibleName("Message")
+        self.setTabChangesFocus(True)
+        self.setFont(ui_font(BODY))
+        self.document().setDocumentMargin(4)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.document().documentLayout().documentSizeChanged.connect(lambda _size: self._fit())
+        self._fit()
+
+    def _fit(self) -> None:
+        # QPlainTextEdit's document size counts lines, not pixels.
+        lines = max(1, min(MAX_LINES, int(self.document().size().height())))
+        line = self.fontMetrics().lineSpacing()
+        self.setVerticalScrollBarPolicy(
+            Qt.ScrollBarPolicy.ScrollBarAsNeeded
+            if self.document().size().height() > MAX_LINES
+            else Qt.ScrollBarPolicy.ScrollBarAlwaysOff
+        )
+        self.setFixedHeight(lines * line + 8)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._fit()
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        enter = event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter)
+        if enter and not event.modifiers() & Qt.KeyboardModifier.ShiftModifier:
+            self.entered.emit()
+        elif event.key() == Qt.Key.Key_Escape:
+            self.escaped.emit()
+        else:
+            super().keyPressEvent(event)
+
+    def insertFromMimeData(self, source: QMimeData) -> None:
+        """Only text is pasted, whatever else the clipboard offers."""
+        if source.hasText():
+            self.insertPlainText(source.text())
+
+    def focusInEvent(self, event: QFocusEvent) -> None:
+        super().focusInEvent(event)
+        self.focused.emit()
+
+    def focusOutEvent(self, event: QFocusEvent) -> None:
+        super().focusOutEvent(event)
+        self.focused.emit()
+
+
+class _Box(QWidget):
+    """The rounded frame around input and button, as wide as the text column."""
+
+    def __init__(self, theme: Theme, parent: QWidget) -> None:
+        super().__init__(parent)
+        self.theme = theme
+        self.focused = False
+
+    def paintEvent(self, _event: QPaintEvent) -> None:
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        painter.setPen(QPen(QColor(self.theme.accent if self.focused else self.theme.border), 1))
+        painter.setBrush(QColor(self.theme.card if self.theme.is_dark else self.theme.window))
+        area = self.rect().toRectF().adjusted(0.5, 0.5, -0.5, -0.5)
+        painter.drawRoundedRect(area, 12, 12)
+
+
+class Composer(QWidget):
+    """Input and Send or Stop. Keeps no history: `text` is the draft."""
+
+    sendRequested = Signal(str)
+    stopRequested = Signal()
+    textChanged = Signal()
+
+    def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._running = False
+        self._reason = ""
+        self._theme = theme
+        self._box = _Box(theme, self)
+        self.input = _Input(self._box)
+        self.button = QPushButton(self._box)
+        self.button.setCursor(Qt.CursorShape.PointingHandCursor)
+        self.button.setFixedHeight(32)
+        self.button.clicked.connect(self._clicked)
+        inner = QHBoxLayout(self._box)
+        inner.setContentsMargins(12, 8, 8, 8)
+        inner.setSpacing(8)
+        inner.addWidget(self.input, 1, Qt.AlignmentFlag.AlignVCenter)
+        inner.addWidget(self.button, 0, Qt.AlignmentFlag.AlignBottom)
+        row = QHBoxLayout()
+        row.addStretch(1)
+        row.addWidget(self._box, 100)
+        row.addStretch(1)
+        self._box.setMaximumWidth(MEASURE)
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(MARGIN, 12, MARGIN, 16)
+        outer.addLayout(row)
+        self.input.entered.connect(self._enter)
+        self.input.escaped.connect(self._escape)
+        self.input.textChanged.connect(self._text_changed)
+        self.input.focused.connect(self._focus_changed)
+        self.set_theme(theme)
+
+    @property
+    def text(self) -> str:
+        return self.input.toPlainText()
+
+    def set_text(self, text: str) -> None:
+        self.input.setPlainText(text)
+        cursor = self.input.textCursor()
+        cursor.movePosition(cursor.MoveOperation.End)
+        self.input.setTextCursor(cursor)
+
+    def set_running(self, running: bool) -> None:
+        """Show Stop instead of Send."""
+        self._running = running
+        self._show()
+
+    def set_reason(self, reason: str) -> None:
+        """Why nothing can be sent now; empty when it can."""
+        self._reason = reason
+        self._show()
+
+    def set_theme(self, theme: Theme) -> None:
+        self._theme = theme
+        self._box.theme = theme
+        self.input.setStyleSheet(
+            f"QPlainTextEdit {{ background: transparent; color: {theme.text}; border: none;"
+            f"selection-background-color: {theme.accent}; selection-color: {theme.window}; }}"
+        )
+        palette = self.input.palette()
+        palette.setColor(palette.ColorRole.PlaceholderText, QColor(theme.muted))
+        self.input.setPalette(palette)
+        self._show()
+        self.update()
+
+    def _show(self) -> None:
+        theme = self._theme
+        self.input.setPlaceholderText(self._reason or PLACEHOLDER)
+        ready = self._running or (not self._reason and bool(self.text.strip()))
+        self.button.setText("Stop" if self._running else "Send")
+        self.button.setToolTip("Stop this answer (Esc)" if self._running else "Send (Enter)")
+        self.button.setAccessibleName("Stop" if self._running else "Send")
+        self.button.setEnabled(ready)
+        if self._running:
+            back, front = theme.stop, "#ffffff"
+        elif ready:
+            back, front = theme.accent, theme.window
+        else:
+            back, front = theme.border, theme.muted
+        self.button.setStyleSheet(
+            f"QPushButton {{ background: {back}; color: {front}; border: 1px solid {back}; border-radius: 8px;"
+            f"padding: 0 14px; font-size: {TEXT + 1}px; font-weight: 600; min-width: 36px; }}"
+            f"QPushButton:focus {{ border-color: {theme.text}; }}"
+        )
+
+    def _text_changed(self) -> None:
+        self._show()
+        self.textChanged.emit()
+
+    def _focus_changed(self) -> None:
+        self._box.focused = self.input.hasFocus()
+        self._box.update()
+
+    def _clicked(self) -> None:
+        if self._running:
+            self.stopRequested.emit()
+        else:
+            self._enter()
+
+    def _enter(self) -> None:
+        text = self.text.strip()
+        if text and not self._running and not self._reason:
+            self.input.clear()
+            self.sendRequested.emit(text)
+
+    def _escape(self) -> None:
+        if self._running:
+            self.stopRequested.emit()

@@ -1,0 +1,71 @@
+"""What an empty conversation shows: one line on what this is, and four things to ask."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtWidgets import QGridLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+
+from desktop.theme import BODY, LARGE, TEXT, Theme, mix
+
+SUGGESTIONS = (
+    "What is Tokenglass?",
+    "What does first-token time mean?",
+    "Tell me a tiny story",
+    "What is 12 + 30?",
+)
+
+
+class EmptyState(QWidget):
+    """Shown in place of the transcript while it has no turns."""
+
+    chosen = Signal(str)
+
+    def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._title = QLabel("Ask the model on this machine")
+        self._line = QLabel(
+            "It answers here, every token is measured as it comes, and nothing leaves this computer."
+        )
+        self._line.setWordWrap(True)
+        self._buttons = [QPushButton(text) for text in SUGGESTIONS]
+        grid = QGridLayout()
+        grid.setSpacing(8)
+        for number, (text, button) in enumerate(zip(SUGGESTIONS, self._buttons, strict=True)):
+            button.setMinimumHeight(44)
+            button.setCursor(Qt.CursorShape.PointingHandCursor)
+            button.setAccessibleName(f"Ask: {text}")
+            button.clicked.connect(lambda _checked=False, text=text: self.chosen.emit(text))
+            grid.addWidget(button, number // 2, number % 2)
+        column = QWidget()
+        column.setMaximumWidth(560)
+        inner = QVBoxLayout(column)
+        inner.setContentsMargins(24, 0, 24, 0)
+        inner.setSpacing(8)
+        for label in (self._title, self._line):
+            label.setAlignment(Qt.AlignmentFlag.AlignHCenter)
+            inner.addWidget(label)
+        inner.addSpacing(16)
+        inner.addLayout(grid)
+        outer = QVBoxLayout(self)
+        outer.addStretch(2)
+        outer.addWidget(column, 0, Qt.AlignmentFlag.AlignHCenter)
+        outer.addStretch(3)
+        self.set_theme(theme)
+
+    def set_enabled(self, enabled: bool) -> None:
+        """Whether a suggestion can be sent now."""
+        for button in self._buttons:
+            button.setEnabled(enabled)
+
+    def set_theme(self, theme: Theme) -> None:
+        self._title.setStyleSheet(f"color: {theme.text}; font-size: {LARGE}px; font-weight: 600;")
+        self._line.setStyleSheet(f"color: {theme.muted}; font-size: {BODY}px;")
+        hover = mix(theme.text, theme.window, 0.05)
+        for button in self._buttons:
+            button.setStyleSheet(
+                f"QPushButton {{ background: transparent; color: {theme.text}; border: 1px solid {theme.border};"
+                f"border-radius: 10px; padding: 4px 16px; font-size: {TEXT + 1}px; text-align: left; }}"
+                f"QPushButton:hover {{ background: {hover}; border-color: {theme.muted}; }}"
+                f"QPushButton:focus {{ border-color: {theme.accent}; }}"
+                f"QPushButton:disabled {{ color: {theme.muted}; }}"
+            )

@@ -1,0 +1,171 @@
+"""What the stream has said of each generation: text so far, phase, figures. Pure; no Qt."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from desktop.chat.model import Phase, Status, Turn
+from engine.events import (
+    BaseEvent,
+    GenerationDelta,
+    GenerationEvent,
+    GenerationFinished,
+    GenerationQueued,
+    GenerationStarted,
+    PromptProgress,
+    ReasoningDelta,
+    ToolCallDelta,
+    ToolCallDone,
+)
+from engine.types import ToolCall
+
+KEPT = 200
+"""Finished generations that are remembered, the latest ones."""
+
+
+@dataclass(slots=True)
+class Generation:
+    """One generation, folded from its events."""
+
+    id: str
+    queued: GenerationQueued | None = None
+    phase: Phase = "queued"
+    text: str = ""
+    reasoning: str = ""
+    calls: dict[str, str] = field(default_factory=dict)
+    """Raw text of tool calls that are being written, by call id."""
+    tool_calls: list[ToolCall] = field(default_factory=list)
+    done: int = 0
+    total: int = 0
+    trimmed: int = 0
+    finished: GenerationFinished | None = None
+
+    @property
+    def conversation_id(self) -> str | None:
+        return self.queued.conversation_id if self.queued else None
+
+    @property
+    def status(self) -> Status:
+        if self.finished is None:
+            return "streaming"
+        match self.finished.finish_reason:
+            case "cancelled":
+                return "cancelled"
+            case "error":
+                return "error"
+            case _:
+                return "complete"
+
+    def fold(self, event: GenerationEvent) -> None:
+        match event:
+            case GenerationDelta():
+                self.phase = "decoding"
+                self.text += event.text
+            case ReasoningDelta():
+                self.phase = "decoding"
+                self.reasoning += event.text
+            case ToolCallDelta():
+                self.phase = "decoding"
+                self.calls[event.call_id] = self.calls.get(event.call_id, "") + event.text
+            case ToolCallDone():
+                self.calls.pop(event.call.id, None)
+                self.tool_calls.append(event.call)
+            case GenerationQueued():
+                self.queued = event
+            case GenerationStarted():
+                self.phase = "prompt"
+                self.total = event.prompt_tokens
+                self.done = event.cached_tokens
+                self.trimmed = event.trimmed_messages
+            case PromptProgress():
+                self.done, self.total = event.done, event.total
+            case GenerationFinished():
+                self.finished = event
+                self.phase = ""
+                self.text = event.text
+                self.reasoning = event.reasoning or self.reasoning
+                self.tool_calls = list(event.tool_calls) or self.tool_calls
+                self.calls.clear()
+            case _:
+                pass
+
+    def fields(self) -> dict[str, Any]:
+        """The fields of `Turn` that the stream knows better than anybody."""
+        calls = [
+            *self.tool_calls,
+            *(ToolCall(id=key, name="", arguments=text) for key, text in self.calls.items()),
+        ]
+        known: dict[str, Any] = {
+            "text": self.text,
+            "status": self.status,
+            "generation_id": self.id,
+            "phase": self.phase,
+            "reasoning": self.reasoning,
+            "tool_calls": tuple(calls),
+            "done": self.done,
+            "total": self.total,
+            "trimmed": self.trimmed,
+        }
+        if self.queued is not None:
+            known["model"] = self.queued.model
+            known["origin"] = self.queued.origin
+        if self.finished is not None:
+            known["usage"] = self.finished.usage
+            known["timings"] = self.finished.timings
+            known["error"] = self.finished.error
+            known["finish_reason"] = self.finished.finish_reason
+        return known
+
+    def turns(self) -> tuple[Turn, Turn]:
+        """As two turns of the live view: what was asked, headed by who asked, and the answer."""
+        queued = self.queued
+        name = (queued.client_name or "a client") if queued else "a client"
+        asked = Turn(
+            id=f"{self.id}/input",
+            role="user",
+            text=queued.input if queued else "",
+            client_name=name,
+            origin=queued.origin if queued else "",
+        )
+        return asked, Turn(id=self.id, role="assistant", client_name=name, **self.fields())
+
+
+class Generations:
+    """All generations that run, and the latest finished ones, whatever is on screen.
+
+    So a conversation that is opened while it is being answered shows the answer in full: what the
+    database holds may lag behind the stream.
+    """
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, Generation] = OrderedDict()
+
+    def __iter__(self) -> Iterator[Generation]:
+        """In the order in which they were first heard of."""
+        return iter(self._known.values())
+
+    def get(self, generation_id: str) -> Generation | None:
+        return self._known.get(generation_id)
+
+    def fold(self, event: BaseEvent) -> Generation | None:
+        """Take in an event; answers the generation it was about."""
+        if not isinstance(event, GenerationEvent):
+            return None
+        found = self._known.get(event.generation_id)
+        if found is None:
+            found = self._known[event.generation_id] = Generation(event.generation_id)
+        found.fold(event)
+        if found.finished is not None and len(self._known) > KEPT:
+            self._forget()
+        return found
+
+    def clear(self) -> None:
+        self._known.clear()
+
+    def _forget(self) -> None:
+        ended = [key for key, generation in self._known.items() if generation.finished is not None]
+        for key in ended[: max(0, len(self._known) - KEPT)]:
+            del self._known[key]

@@ -1,0 +1,229 @@
+"""The transcript: the turns on screen, in order. The only truth that the view paints from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from PySide6.QtCore import QAbstractListModel, QByteArray, QModelIndex, QObject, QPersistentModelIndex, Qt
+
+from engine.errors import ErrorInfo
+from engine.types import Timings, ToolCall, Usage
+
+Status = Literal["complete", "streaming", "interrupted", "cancelled", "error"]
+Phase = Literal["", "queued", "prompt", "decoding"]
+
+Index = QModelIndex | QPersistentModelIndex
+
+_ROOT = QModelIndex()
+
+
+class Role:
+    """Item roles beside Qt's own."""
+
+    ID = int(Qt.ItemDataRole.UserRole) + 1
+    TEXT = ID + 1
+    ROLE = ID + 2
+    STATUS = ID + 3
+    MODEL = ID + 4
+    ORIGIN = ID + 5
+    CLIENT_NAME = ID + 6
+    GENERATION_ID = ID + 7
+    USAGE = ID + 8
+    TIMINGS = ID + 9
+    VARIANTS = ID + 10
+    VARIANT = ID + 11
+    ERROR = ID + 12
+    TURN = ID + 13
+    """The whole `Turn`."""
+
+
+_NAMES = {
+    Role.ID: "id",
+    Role.TEXT: "text",
+    Role.ROLE: "role",
+    Role.STATUS: "status",
+    Role.MODEL: "model",
+    Role.ORIGIN: "origin",
+    Role.CLIENT_NAME: "client_name",
+    Role.GENERATION_ID: "generation_id",
+    Role.USAGE: "usage",
+    Role.TIMINGS: "timings",
+    Role.VARIANTS: "variants",
+    Role.VARIANT: "variant",
+    Role.ERROR: "error",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message as the transcript shows it."""
+
+    id: str
+    role: Literal["user", "assistant"]
+    text: str = ""
+    status: Status = "complete"
+    parent_id: str | None = None
+    model: str = ""
+    origin: str = ""
+    client_name: str = ""
+    """Who asked, where that wasn't this window."""
+    generation_id: str = ""
+    usage: Usage | None = None
+    timings: Timings | None = None
+    error: ErrorInfo | None = None
+    finish_reason: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    reasoning: str = ""
+    variants: tuple[str, ...] = ()
+    """Ids of all answers to the same message, this one among them."""
+    variant: int = 0
+    """Place of this one in `variants`."""
+    phase: Phase = ""
+    """How far a streaming answer is."""
+    done: int = 0
+    total: int = 0
+    """Prompt tokens computed so far, and all of them."""
+    trimmed: int = 0
+    """Oldest messages of the conversation that didn't fit into the context."""
+
+    @property
+    def foreign(self) -> bool:
+        return bool(self.client_name)
+
+    @staticmethod
+    def from_message(message: Mapping[str, Any]) -> Turn | None:
+        """The turn of a stored message (`conversations.get`); None for roles that aren't shown."""
+        role = message.get("role")
+        if role not in ("user", "assistant"):
+            return None
+        usage, timings, error = (message.get(name) for name in ("usage", "timings", "error"))
+        calls = message.get("tool_calls") or ()
+        return Turn(
+            id=str(message["id"]),
+            role=role,
+            text=message.get("content") or "",
+            status=message.get("status") or "complete",
+            parent_id=message.get("parent_id"),
+            model=message.get("model") or "",
+            origin=message.get("origin") or "",
+            generation_id=message.get("generation_id") or "",
+            usage=Usage.model_validate(usage) if usage else None,
+            timings=Timings.model_validate(timings) if timings else None,
+            error=ErrorInfo.model_validate(error) if error else None,
+            finish_reason=message.get("finish_reason") or "",
+            tool_calls=tuple(ToolCall.model_validate(call) for call in calls),
+            reasoning=message.get("reasoning") or "",
+            variants=tuple(_id(variant) for variant in message.get("variants") or ()),
+            variant=int(message.get("variant") or 0),
+        )
+
+
+def _id(variant: object) -> str:
+    return str(variant["id"]) if isinstance(variant, Mapping) else str(variant)
+
+
+@dataclass(slots=True)
+class _Rows:
+    turns: list[Turn] = field(default_factory=list)
+    places: dict[str, int] = field(default_factory=dict)
+    """Row by message id."""
+    generations: dict[str, int] = field(default_factory=dict)
+
+
+class TranscriptModel(QAbstractListModel):
+    """Turns by row. Rows are appended, replaced in place, or cut off at the end."""
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._rows = _Rows()
+
+    # Qt's side
+
+    def rowCount(self, parent: Index = _ROOT) -> int:
+        return 0 if parent.isValid() else len(self._rows.turns)
+
+    def data(self, index: Index, role: int = int(Qt.ItemDataRole.DisplayRole)) -> Any:
+        if not index.isValid() or not 0 <= index.row() < len(self._rows.turns):
+            return None
+        turn = self._rows.turns[index.row()]
+        if role == Qt.ItemDataRole.DisplayRole:
+            return turn.text
+        if role == Qt.ItemDataRole.AccessibleTextRole:
+            return f"{'You' if turn.role == 'user' else turn.model or 'Answer'}: {turn.text}"
+        if role == Role.TURN:
+            return turn
+        name = _NAMES.get(role)
+        return getattr(turn, name) if name else None
+
+    def roleNames(self) -> dict[int, QByteArray]:
+        return {**super().roleNames(), **{role: QByteArray(name.encode()) for role, name in _NAMES.items()}}
+
+    # ours
+
+    def __len__(self) -> int:
+        return len(self._rows.turns)
+
+    def turn(self, row: int) -> Turn:
+        return self._rows.turns[row]
+
+    @property
+    def turns(self) -> Sequence[Turn]:
+        return self._rows.turns
+
+    def row_of(self, message_id: str) -> int | None:
+        return self._rows.places.get(message_id)
+
+    def row_of_generation(self, generation_id: str) -> int | None:
+        return self._rows.generations.get(generation_id)
+
+    def reset(self, turns: Iterable[Turn]) -> None:
+        self.beginResetModel()
+        self._rows = _Rows()
+        for turn in turns:
+            self._add(turn)
+        self.endResetModel()
+
+    def append(self, turn: Turn) -> None:
+        row = len(self._rows.turns)
+        self.beginInsertRows(_ROOT, row, row)
+        self._add(turn)
+        self.endInsertRows()
+
+    def truncate(self, count: int) -> None:
+        """Drop the rows from `count` on."""
+        last = len(self._rows.turns) - 1
+        if count > last:
+            return
+        self.beginRemoveRows(_ROOT, count, last)
+        for turn in self._rows.turns[count:]:
+            self._rows.places.pop(turn.id, None)
+            self._rows.generations.pop(turn.generation_id, None)
+        del self._rows.turns[count:]
+        self.endRemoveRows()
+
+    def change(self, row: int, **changes: Any) -> None:
+        """Replace fields of a row; tells the view only of real changes."""
+        self.put(row, replace(self._rows.turns[row], **changes))
+
+    def put(self, row: int, turn: Turn) -> None:
+        """Replace a row by a turn with the same id."""
+        old = self._rows.turns[row]
+        assert turn.id == old.id
+        if turn == old:
+            return
+        self._rows.turns[row] = turn
+        if turn.generation_id != old.generation_id:
+            self._rows.generations.pop(old.generation_id, None)
+            if turn.generation_id and turn.role == "assistant":
+                self._rows.generations[turn.generation_id] = row
+        index = self.index(row)
+        self.dataChanged.emit(index, index)
+
+    def _add(self, turn: Turn) -> None:
+        row = len(self._rows.turns)
+        self._rows.turns.append(turn)
+        self._rows.places[turn.id] = row
+        if turn.generation_id and turn.role == "assistant":
+            self._rows.generations[turn.generation_id] = row

@@ -1,0 +1,271 @@
+"""The chat pane: transcript, empty state and composer, fed with the events of the bus once per frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtGui import QColor, QGuiApplication, QKeySequence, QPainter, QPaintEvent, QShortcut
+from PySide6.QtWidgets import QFrame, QStackedWidget, QVBoxLayout, QWidget
+
+from api.bus import Envelope
+from desktop.chat.composer import Composer
+from desktop.chat.empty import EmptyState
+from desktop.chat.live import Generation, Generations
+from desktop.chat.model import TranscriptModel, Turn
+from desktop.chat.view import TranscriptView
+from desktop.theme import Theme
+from engine.events import ConversationDeleted, ConversationMessage
+
+_REASONS = {
+    "stopped": "The engine isn't running",
+    "starting": "The engine is starting…",
+    "loading": "The model is loading…",
+    "restarting": "The engine is restarting…",
+    "failed": "The engine has failed",
+    "no_model": "Load a model to begin",
+}
+"""Why nothing can be sent, by engine state; `ready` isn't among them."""
+
+
+class ChatPane(QWidget):
+    """One conversation, or the generations that other programs run (`show_live`)."""
+
+    sendRequested = Signal(str)
+    stopRequested = Signal(str)
+    """Of the generation with this id."""
+    regenerateRequested = Signal(str)
+    """Another answer to the user message with this id."""
+    variantRequested = Signal(str)
+    """Show the branch through the message with this id."""
+
+    def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._theme = theme
+        self._generations = Generations()
+        self._conversation_id: str | None = None
+        self._live = False
+        self._live_client: str | None = None
+        self._drafts: dict[str | None, str] = {}
+        self._busy = False
+        self._reason = _REASONS["starting"]
+        self.model = TranscriptModel(self)
+        self.view = TranscriptView(self.model, theme)
+        self.empty = EmptyState(theme)
+        self.composer = Composer(theme)
+        self._line = QFrame()
+        self._line.setFixedHeight(1)
+        self._stack = QStackedWidget()
+        self._stack.addWidget(self.empty)
+        self._stack.addWidget(self.view)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(0)
+        layout.addWidget(self._stack, 1)
+        layout.addWidget(self._line)
+        layout.addWidget(self.composer)
+        self.composer.sendRequested.connect(self._send)
+        self.composer.stopRequested.connect(self._stop)
+        self.empty.chosen.connect(self._send)
+        self.view.regenerateRequested.connect(self._regenerate)
+        self.view.variantRequested.connect(self.variantRequested)
+        copy = QShortcut(QKeySequence("Ctrl+Shift+C"), self)
+        copy.setContext(Qt.ShortcutContext.WindowShortcut)
+        copy.activated.connect(self.copy_last_answer)
+        stop = QShortcut(QKeySequence(Qt.Key.Key_Escape), self)
+        stop.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
+        stop.activated.connect(self._stop)
+        self.set_theme(theme)
+        self._show()
+
+    # what the window calls
+
+    @property
+    def conversation_id(self) -> str | None:
+        return self._conversation_id
+
+    @property
+    def running(self) -> str | None:
+        """Id of a generation that is being shown and hasn't ended."""
+        for turn in reversed(self.model.turns):
+            if turn.status == "streaming" and turn.generation_id:
+                return turn.generation_id
+        return None
+
+    def show_conversation(self, data: Mapping[str, Any] | None) -> None:
+        """Show what `conversations.get` answered; None: a conversation that doesn't exist yet."""
+        identifier = str(data["conversation"]["id"]) if data is not None else None
+        self._keep_draft()
+        same = identifier == self._conversation_id and not self._live
+        self._conversation_id, self._live = identifier, False
+        turns = [
+            self._known(turn) for turn in map(Turn.from_message, data["messages"] if data else ()) if turn
+        ]
+        self.model.reset(turns)
+        if not same:
+            self.composer.set_text(self._drafts.get(identifier, ""))
+        self._show()
+
+    def show_live(self, client_id: str | None = None) -> None:
+        """Show what other programs ask and get, all of them or one client, as far as remembered."""
+        self._keep_draft()
+        self._conversation_id, self._live, self._live_client = None, True, client_id
+        self.model.reset(
+            turn
+            for generation in self._generations
+            if self._foreign(generation)
+            for turn in generation.turns()
+        )
+        self._show()
+
+    def consume(self, envelopes: Sequence[Envelope]) -> None:
+        """Take in one frame's events."""
+        touched: dict[str, Generation] = {}
+        for envelope in envelopes:
+            event = envelope.event
+            generation = self._generations.fold(event)
+            if generation is not None:
+                touched[generation.id] = generation
+                if event.type == "generation.queued":
+                    self._begin(generation)
+            elif isinstance(event, ConversationMessage):
+                self._message(event)
+            elif isinstance(event, ConversationDeleted) and event.conversation_id == self._conversation_id:
+                self.show_conversation(None)
+        for generation in touched.values():
+            row = self.model.row_of_generation(generation.id)
+            if row is not None:
+                self.model.change(row, **generation.fields())
+        if touched or envelopes:
+            self._show()
+
+    def reset_stream(self) -> None:
+        """Forget the stream's past (after a reset, when events were missed); conversations are shown anew."""
+        self._generations.clear()
+
+    def set_theme(self, theme: Theme) -> None:
+        self._theme = theme
+        self.view.set_theme(theme)
+        self.empty.set_theme(theme)
+        self.composer.set_theme(theme)
+        self._line.setStyleSheet(f"background: {theme.border}; border: none;")
+        self.update()
+
+    def set_engine_state(self, state: str, detail: str = "") -> None:
+        """`ready`, or why nothing can be sent; `detail` says more, for people."""
+        self._reason = "" if state == "ready" else detail or _REASONS.get(state, f"The engine is {state}")
+        self._show()
+
+    def set_busy(self, busy: bool) -> None:
+        """True from sending until the first event of the answer: nothing more is sent meanwhile."""
+        self._busy = busy
+        self._show()
+
+    def focus_composer(self) -> None:
+        self.composer.input.setFocus()
+
+    def copy_last_answer(self) -> None:
+        """Put the text of the last answer on the clipboard."""
+        for turn in reversed(self.model.turns):
+            if turn.role == "assistant" and turn.text:
+                QGuiApplication.clipboard().setText(turn.text)
+                return
+
+    # events
+
+    def _foreign(self, generation: Generation) -> bool:
+        queued = generation.queued
+        if queued is None or queued.conversation_id is not None or queued.origin == "window":
+            return False
+        return self._live_client is None or queued.client_id == self._live_client
+
+    def _begin(self, generation: Generation) -> None:
+        queued = generation.queued
+        assert queued is not None
+        if self._live:
+            if self._foreign(generation):
+                for turn in generation.turns():
+                    self.model.append(turn)
+        elif queued.conversation_id is not None and queued.conversation_id == self._conversation_id:
+            row = self.model.row_of(queued.message_id) if queued.message_id else None
+            if row is not None:
+                self.model.change(row, **generation.fields())
+
+    def _message(self, event: ConversationMessage) -> None:
+        if self._live or event.conversation_id != self._conversation_id:
+            return
+        turn = Turn.from_message(event.message)
+        if turn is None:
+            return
+        row = self.model.row_of(turn.id)
+        if row is not None:
+            old = self.model.turn(row)
+            if not turn.variants:
+                turn = replace(turn, variants=old.variants, variant=old.variant)
+            self.model.put(row, replace(self._known(turn), client_name=old.client_name))
+            return
+        self._place(self._known(turn))
+
+    def _place(self, turn: Turn) -> None:
+        """Put a new message where it belongs: at the end, or in place of another branch."""
+        parent = self.model.row_of(turn.parent_id) if turn.parent_id else -1
+        if parent is None:
+            return
+        below = parent + 1
+        if below < len(self.model):
+            other = self.model.turn(below)
+            if not turn.variants and turn.role == other.role:
+                variants = (*(other.variants or (other.id,)), turn.id)
+                turn = replace(turn, variants=variants, variant=len(variants) - 1)
+            self.model.truncate(below)
+        self.model.append(turn)
+
+    def _known(self, turn: Turn) -> Turn:
+        """The turn with what the stream has told of its generation."""
+        generation = self._generations.get(turn.generation_id) if turn.generation_id else None
+        if generation is None or turn.role != "assistant" or turn.status != "streaming":
+            return turn
+        return replace(turn, **generation.fields())
+
+    # the composer
+
+    def _send(self, text: str) -> None:
+        if self._reason or self._busy or self.running:
+            return
+        self._drafts.pop(self._conversation_id, None)
+        self.view.scroll_to_newest()
+        self.sendRequested.emit(text)
+
+    def _stop(self) -> None:
+        running = self.running
+        if running:
+            self.stopRequested.emit(running)
+
+    def _regenerate(self, answer_id: str) -> None:
+        row = self.model.row_of(answer_id)
+        if row is None or self._reason or self.running:
+            return
+        parent = self.model.turn(row).parent_id or (self.model.turn(row - 1).id if row else None)
+        if parent:
+            self.regenerateRequested.emit(parent)
+
+    def _keep_draft(self) -> None:
+        if not self._live:
+            self._drafts[self._conversation_id] = self.composer.text
+
+    def _show(self) -> None:
+        self._stack.setCurrentWidget(self.view if len(self.model) or self._live else self.empty)
+        self.composer.setVisible(not self._live)
+        self._line.setVisible(not self._live)
+        self.composer.set_running(self.running is not None)
+        self.composer.set_reason(self._reason or ("Sending…" if self._busy else ""))
+        self.empty.set_enabled(not self._reason and not self._busy)
+
+    def paintEvent(self, _event: QPaintEvent) -> None:
+        painter = QPainter(self)
+        painter.fillRect(self.rect(), QColor(self._theme.window))
+        bottom = self.composer.geometry()
+        if self.composer.isVisible():
+            painter.fillRect(bottom, QColor(self._theme.panel))

@@ -1,0 +1,242 @@
+"""The mouse and the keyboard over the transcript: selecting text within a row, links, buttons, the menu."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from PySide6.QtCore import QObject, QPoint, QPointF, Qt, QTimer, QUrl
+from PySide6.QtGui import QAction, QDesktopServices, QGuiApplication, QKeySequence, QMouseEvent
+from PySide6.QtWidgets import QMenu, QToolTip
+
+from desktop.chat import figures
+from desktop.chat.pieces import CodePiece, word_at
+from desktop.chat.rows import Button, Place, Row
+
+if TYPE_CHECKING:
+    from desktop.chat.view import TranscriptView
+
+COPIED_MS = 1500
+"""How long a copy button says that it did."""
+
+
+class Selector(QObject):
+    """What the mouse does over a `TranscriptView`; the view hands its events on."""
+
+    def __init__(self, view: TranscriptView) -> None:
+        super().__init__(view)
+        self._view = view
+        self.row = -1
+        """The row under the mouse."""
+        self.button: Button | None = None
+        """The button under the mouse."""
+        self._selected_id = ""
+        self._ends: tuple[Place, Place] | None = None
+        """Where the selection began, and where it is now."""
+        self._pressed: Button | None = None
+        self._link = ""
+        self._selecting = False
+        self._menu: QMenu | None = None
+
+    # selection
+
+    def clear(self) -> None:
+        if self._ends is not None:
+            self._ends = None
+            self._selected_id = ""
+            self._view.viewport().update()
+        self._selecting = False
+
+    def selection(self, number: int) -> tuple[Place, Place] | None:
+        """What is selected in a row, first place first."""
+        if self._ends is None or self._view.model.turn(number).id != self._selected_id:
+            return None
+        first, last = self._ends
+        if (first.piece, first.position) > (last.piece, last.position):
+            first, last = last, first
+        return first, last
+
+    @property
+    def text(self) -> str:
+        """The selected text."""
+        number = self._view.model.row_of(self._selected_id)
+        if number is None:
+            return ""
+        row = self._view.row(number)
+        selection = self.selection(number)
+        if selection is None or selection[1].piece >= len(row.pieces):
+            return ""
+        return row.selected_text(*selection)
+
+    def select(self, number: int, first: Place, last: Place) -> None:
+        self._selected_id = self._view.model.turn(number).id
+        self._ends = (first, last)
+        self._view.viewport().update()
+
+    def select_row(self, number: int) -> None:
+        """Select all text of a row."""
+        whole = self._view.row(number).whole()
+        if whole is not None:
+            self.select(number, *whole)
+
+    def copy(self) -> None:
+        """Put the selected text on the clipboard, if there is any."""
+        text = self.text
+        if text:
+            QGuiApplication.clipboard().setText(text)
+
+    # the mouse
+
+    def press(self, event: QMouseEvent) -> None:
+        number, row, at = self._under(event.position())
+        self._pressed = None
+        self._link = ""
+        if event.button() != Qt.MouseButton.LeftButton:
+            return
+        self.clear()
+        if row is None:
+            return
+        self._pressed = self._reachable(number, row, at)
+        if self._pressed is not None:
+            return
+        self._link = row.link(at.x(), at.y())
+        place = row.place(at.x(), at.y()) if row.over_text(at.x(), at.y()) else None
+        if place is not None:
+            self.select(number, place, place)
+            self._selecting = True
+
+    def move(self, event: QMouseEvent) -> None:
+        if self._selecting:
+            self._drag(event.position())
+            return
+        number, row, at = self._under(event.position())
+        button = self._reachable(number, row, at) if row is not None else None
+        if number != self.row or button != self.button:
+            self.row, self.button = number, button
+            self._view.viewport().update()
+        shape = Qt.CursorShape.ArrowCursor
+        if row is not None:
+            if button is not None or row.link(at.x(), at.y()):
+                shape = Qt.CursorShape.PointingHandCursor
+            elif row.over_text(at.x(), at.y()):
+                shape = Qt.CursorShape.IBeamCursor
+        self._view.viewport().setCursor(shape)
+
+    def _drag(self, position: QPointF) -> None:
+        number = self._view.model.row_of(self._selected_id)
+        if number is None or self._ends is None:
+            return
+        row = self._view.row(number)
+        x = position.x() - self._view.column_left
+        place = row.place(x, position.y() - self._view.row_top(number))
+        if place is not None:
+            self.select(number, self._ends[0], place)
+
+    def release(self, event: QMouseEvent) -> None:
+        self._selecting = False
+        number, row, at = self._under(event.position())
+        pressed, self._pressed = self._pressed, None
+        link, self._link = self._link, ""
+        if row is None or event.button() != Qt.MouseButton.LeftButton:
+            return
+        if pressed is not None:
+            if self._reachable(number, row, at) == pressed:
+                self.act(number, pressed)
+        elif link and not self.text and row.link(at.x(), at.y()) == link:
+            QDesktopServices.openUrl(QUrl(link))
+
+    def double_click(self, event: QMouseEvent) -> None:
+        number, row, at = self._under(event.position())
+        if row is None or event.button() != Qt.MouseButton.LeftButton:
+            return
+        if self._reachable(number, row, at) is not None:
+            self.press(event)
+            return
+        place = row.place(at.x(), at.y()) if row.over_text(at.x(), at.y()) else None
+        if place is not None:
+            start, end = word_at(row.pieces[place.piece], place.position)
+            self.select(number, Place(place.piece, start), Place(place.piece, end))
+
+    def leave(self) -> None:
+        self.row, self.button = -1, None
+        self._view.viewport().update()
+
+    def tooltip(self, at: QPoint, where: QPoint) -> None:
+        number, row, inside = self._under(QPointF(at))
+        text = ""
+        if row is not None:
+            text = row.link(inside.x(), inside.y())
+            if not text and row.figures_rect.contains(inside):
+                text = figures.explanation(row.turn)
+        QToolTip.showText(where, text, self._view.viewport())
+
+    def _under(self, position: QPointF) -> tuple[int, Row | None, QPointF]:
+        """The row under a point of the viewport, and the point in the row's coordinates."""
+        view = self._view
+        number = view.row_at(position.y())
+        if number < 0:
+            return -1, None, QPointF()
+        return number, view.row(number), position - QPointF(view.column_left, view.row_top(number))
+
+    def _reachable(self, number: int, row: Row, at: QPointF) -> Button | None:
+        return row.button(at.x(), at.y())
+
+    # actions
+
+    def act(self, number: int, button: Button) -> None:
+        """Do what a button of a row says."""
+        view = self._view
+        turn = view.model.turn(number)
+        match button.act:
+            case "copy":
+                QGuiApplication.clipboard().setText(turn.text)
+                view.note(number, button, "Copied")
+            case "code":
+                piece = view.row(number).pieces[int(button.argument)]
+                QGuiApplication.clipboard().setText(piece.text)
+                if isinstance(piece, CodePiece):
+                    piece.copied = True
+                    QTimer.singleShot(COPIED_MS, self, lambda: self._uncopy(piece))
+                view.viewport().update()
+            case "regenerate":
+                view.regenerateRequested.emit(turn.id)
+            case "variant":
+                view.variantRequested.emit(button.argument)
+            case "thought":
+                view.toggle_thought(number)
+
+    def _uncopy(self, piece: CodePiece) -> None:
+        piece.copied = False
+        self._view.viewport().update()
+
+    def show_menu(self, at: QPoint, where: QPoint) -> None:
+        """The context menu of the row under a point; `popup`, never a nested loop."""
+        number, row, inside = self._under(QPointF(at))
+        if row is None:
+            return
+        if self._menu is not None:
+            self._menu.deleteLater()
+        menu = self._menu = QMenu(self._view)
+        if self.text:
+            self._add(menu, "Copy selection", self.copy).setShortcut(QKeySequence.StandardKey.Copy)
+        link = row.link(inside.x(), inside.y())
+        if link:
+            self._add(menu, "Copy link", lambda: QGuiApplication.clipboard().setText(link))
+        self._add(menu, "Select all of this message", lambda: self.select_row(number))
+        under = row.button(inside.x(), inside.y())
+        code = under if under is not None and under.act == "code" else row.code_under(inside.y())
+        if code is not None:
+            self._add(menu, "Copy code", lambda: self.act(number, code))
+        for button in row.buttons:
+            if button.act in ("copy", "regenerate", "variant"):
+                self._add(
+                    menu, _MENU_NAMES.get(button.label, button.label), lambda b=button: self.act(number, b)
+                )
+        menu.popup(where)
+
+    def _add(self, menu: QMenu, label: str, act: object) -> QAction:
+        action = menu.addAction(label)
+        action.triggered.connect(act)
+        return action
+
+
+_MENU_NAMES = {"Copy": "Copy message", "Copied": "Copy message", "‹": "Previous answer", "›": "Next answer"}
