@@ -23,7 +23,7 @@ GenerationFilter = Literal["all", "own"] | frozenset[str]
 
 @dataclass(slots=True)
 class Envelope:
-    """A published event with its place in the run. `first_seq` differs from `seq` where events were merged."""
+    """A published event with its place in the run. Where events were merged, `first_seq` is below `seq`."""
 
     seq: int
     event: Event
@@ -64,13 +64,17 @@ class Subscription:
     def select(
         self, patterns: Iterable[str], generations: GenerationFilter = "all", since: int | None = None
     ) -> None:
-        """Replace what is wanted, from event `since` + 1 on (default: from now on)."""
+        """Replace what is wanted, from event `since` + 1 on.
+
+        Left out: from the place that was read up to. What was handed out before never comes again.
+        """
         self._patterns = tuple(patterns)
         self._generations = generations
         self._wanted.clear()
         if since is not None:
             self._cursor = max(since, self.last_seq)
         self._live_from = self._bus.seq
+        self.backlog_bytes = 0
         if self._cursor < self._bus.seq:
             self._signal()
 
@@ -93,6 +97,8 @@ class Subscription:
         if self.matches(envelope.event):
             self.backlog_bytes += _size(envelope.event)
             self._signal()
+        elif self._cursor == envelope.seq - 1:
+            self._cursor = envelope.seq  # a reader that waits for nothing must not fall out of the ring
 
     def _signal(self) -> None:
         if not self._signalled:
@@ -109,20 +115,29 @@ class Subscription:
         """Whether there may be something to drain."""
         return self._cursor < self._bus.seq
 
-    def skip_to_now(self) -> None:
-        """Forget what wasn't read (after a reset)."""
-        self._cursor = self._bus.seq
-        self.backlog_bytes = 0
+    @property
+    def read_up_to(self) -> int:
+        """Every matching event up to this number was handed out."""
+        return self._cursor
 
-    def drain(self, max_bytes: int = 1 << 18) -> list[Envelope]:
+    def skip_to_now(self) -> None:
+        """Forget what wasn't read (after a reset); nothing older comes any more."""
+        self._cursor = self.last_seq = self._bus.seq
+        self.backlog_bytes = 0
+        self._signalled = False
+
+    def drain(self, max_bytes: int = 1 << 18, until: int | None = None) -> list[Envelope]:
         """Matching events since the last call, merged, in order; about `max_bytes` at most.
 
-        The caller is signalled again through `on_ready` only after a drain that left nothing.
+        `until` stops after the event of that number. The caller is signalled again through
+        `on_ready` only after a drain that left nothing.
         """
         out: list[Envelope] = []
         metrics: dict[str, int] = {}
         size = 0
         for envelope in self._bus.after(self._cursor):
+            if until is not None and envelope.seq > until:
+                break
             self._cursor = envelope.seq
             event = envelope.event
             if not self.matches(event):

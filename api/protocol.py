@@ -6,6 +6,7 @@ Frames from the server are events (`engine.events`) and the four built here: hel
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -18,9 +19,12 @@ PROTOCOL_VERSION = 1
 MAX_MESSAGE_BYTES = 1 << 20
 MAX_UNANSWERED = 64
 MAX_CLIENTS = 256
+MAX_DEPTH = 64
+MAX_ID_CHARS = 1000
 
 Id = Annotated[str, Field(min_length=1, max_length=200)]
-CommandId = str | int | float | None
+CommandId = Any
+"""Whatever JSON value the client chose; it comes back in the reply."""
 
 
 class BaseCommand(Argument):
@@ -51,9 +55,13 @@ class Generate(BaseCommand):
     def _one_source(self) -> Generate:
         conversation = self.conversation_id is not None or self.parent is not None
         if sum((self.messages is not None, self.prompt is not None, conversation)) != 1:
-            raise ValueError("give exactly one of messages, prompt, or conversation_id with content or parent")
+            raise ValueError(
+                "give exactly one of messages, prompt, or conversation_id with content or parent"
+            )
         if conversation and (self.content is None) == (self.parent is None):
-            raise ValueError("a conversation takes either content (the next turn) or parent (another variant)")
+            raise ValueError(
+                "a conversation takes either content (the next turn) or parent (another variant)"
+            )
         if conversation and self.conversation_id is None:
             raise ValueError("parent needs its conversation_id")
         if self.content is not None and not conversation:
@@ -132,7 +140,7 @@ class ConversationsRename(BaseCommand):
 
 
 class ConversationsDelete(BaseCommand):
-    """Take a conversation out of the list. It can be brought back with `conversations.restore` until the app quits."""
+    """Take a conversation out of the list; `conversations.restore` brings it back until the app quits."""
 
     type: Literal["conversations.delete"]
     conversation_id: Id
@@ -158,6 +166,12 @@ class SettingsSet(BaseCommand):
     settings: dict[str, Any]
 
 
+class WindowRaise(BaseCommand):
+    """Bring the window to the front: what a second start asks of the first. Not part of the contract."""
+
+    type: Literal["window.raise"]
+
+
 Command = Annotated[
     Generate
     | Cancel
@@ -176,19 +190,96 @@ Command = Annotated[
     | ConversationsRestore
     | ConversationsSearch
     | SettingsGet
-    | SettingsSet,
+    | SettingsSet
+    | WindowRaise,
     Field(discriminator="type"),
 ]
 _commands: TypeAdapter[Command] = TypeAdapter(Command)
 
 NOT_BUILT = frozenset(
-    "pause resume step update rewind inject fork tool_result models.unload models.estimate "
-    "conversations.export conversations.import publish".split()
+    (
+        "pause",
+        "resume",
+        "step",
+        "update",
+        "rewind",
+        "inject",
+        "fork",
+        "tool_result",
+        "models.unload",
+        "models.estimate",
+        "conversations.export",
+        "conversations.import",
+        "publish",
+    )
 )
 """Commands of the contract that answer `not_implemented`."""
 
 NOT_BUILT_ARGUMENTS = frozenset(("response_format", "grammar"))
 """Arguments of `generate` that answer `not_implemented`."""
+
+
+def decode(text: str) -> dict[str, Any]:
+    """The object in a frame. Raises TokenglassError `invalid_json`.
+
+    Stricter than JSON in what some parser down the line could take otherwise: no name twice in an
+    object, no NaN or infinity, no unpaired surrogates, nesting at most 64 deep.
+    """
+    try:
+        data = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
+        if "\\u" in text:
+            json.dumps(data, ensure_ascii=False).encode()
+    except RecursionError:
+        raise TokenglassError("invalid_json", "nested too deeply") from None
+    except UnicodeEncodeError:
+        raise TokenglassError("invalid_json", "half of a surrogate pair isn't a character") from None
+    except ValueError as error:
+        raise TokenglassError("invalid_json", f"not JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise TokenglassError("invalid_json", "a frame must be one JSON object")
+    if _too_deep(data):
+        raise TokenglassError("invalid_json", "nested too deeply")
+    return data
+
+
+def command_id(data: Mapping[str, Any]) -> CommandId:
+    """The id to answer under. Raises TokenglassError where it is too long to be sent back."""
+    value = data.get("id")
+    if isinstance(value, str | list | dict) and len(json.dumps(value)) > MAX_ID_CHARS:
+        raise TokenglassError("invalid_argument", f"id: longer than {MAX_ID_CHARS} characters", path="id")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return data
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} isn't a JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("a number is too large")
+    return value
+
+
+def _too_deep(data: object) -> bool:
+    level: list[Any] = [data]
+    for _ in range(MAX_DEPTH):
+        level = [
+            value
+            for container in level
+            for value in (container.values() if isinstance(container, dict) else container)
+            if isinstance(value, dict | list)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def parse_command(data: Mapping[str, Any]) -> Command:

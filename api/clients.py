@@ -1,0 +1,105 @@
+"""Who is connected: identities that outlive a connection, and how many connections each has."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.events import ClientConnected, ClientDisconnected, Event
+from engine.types import Origin
+
+REMEMBER_S = 600.0
+"""How long an identity (`?client=KEY`) is kept after its last connection."""
+MAX_REMEMBERED = 1024
+MAX_OWN = 4096
+MAX_KEY = 200
+MAX_NAME = 80
+
+
+@dataclass(slots=True, eq=False)
+class Client:
+    """One client, over all its connections under the same key."""
+
+    client_id: str
+    name: str
+    origin: Origin
+    key: str | None = None
+    own: set[str] = field(default_factory=set)
+    """Generations it started; their events always reach it."""
+    last_cut: str | None = None
+    """Why its last connection was cut; told once, in the next `hello`."""
+    connections: int = 0
+    left_t: float = 0.0
+    _own_order: deque[str] = field(default_factory=deque)
+
+    def add_own(self, generation_id: str) -> None:
+        self.own.add(generation_id)
+        self._own_order.append(generation_id)
+        if len(self._own_order) > MAX_OWN:
+            self.own.discard(self._own_order.popleft())
+
+    def public(self) -> dict[str, Any]:
+        """As it stands in a snapshot."""
+        return {"client_id": self.client_id, "name": self.name, "origin": self.origin}
+
+
+class Clients:
+    """The registry of all clients. Loop thread only."""
+
+    def __init__(
+        self, publish: Callable[[Event], object], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._publish = publish
+        self._clock = clock
+        self._connected: dict[str, Client] = {}
+        self._by_key: dict[str, Client] = {}
+
+    def connect(self, name: str, origin: Origin, key: str | None = None) -> Client:
+        """A client for a new connection; the same one again where `key` is remembered."""
+        self._forget()
+        client = self._by_key.get(key) if key is not None else None
+        name = clean_name(name)
+        if client is None:
+            client = Client(f"client_{secrets.token_hex(6)}", name or origin, origin, key)
+            if key is not None:
+                self._by_key[key] = client
+        elif name:
+            client.name = name
+        client.connections += 1
+        if client.connections == 1:
+            self._connected[client.client_id] = client
+            self._publish(ClientConnected(client_id=client.client_id, name=client.name, origin=client.origin))
+        return client
+
+    def disconnect(self, client: Client, reason: str) -> None:
+        """One connection of the client is gone: `closed`, `lost` or `slow`."""
+        client.connections -= 1
+        if client.connections > 0:
+            return
+        client.left_t = self._clock()
+        del self._connected[client.client_id]
+        self._publish(ClientDisconnected(client_id=client.client_id, name=client.name, reason=reason))
+
+    def connected(self) -> list[Client]:
+        return list(self._connected.values())
+
+    def _forget(self) -> None:
+        now = self._clock()
+        gone = [client for client in self._by_key.values() if client.connections == 0]
+        gone.sort(key=lambda client: client.left_t)
+        excess = len(self._by_key) - MAX_REMEMBERED
+        for place, client in enumerate(gone):
+            if (place < excess or now - client.left_t > REMEMBER_S) and client.key is not None:
+                del self._by_key[client.key]
+
+
+def clean_name(name: str) -> str:
+    """A client's name as it may be shown: one line without control characters, at most 80 long."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+", " ", name).strip()[
+        :MAX_NAME
+    ]

@@ -1,0 +1,272 @@
+"""The WebSocket server: one listening socket on loopback, its sessions, and their end.
+
+Nothing here knows which loop it runs on: asyncio's own or the window's qasync.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import json
+import logging
+import socket
+import time
+from collections.abc import Coroutine, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.datastructures import Headers
+from websockets.http11 import Request, Response
+from websockets.typing import Subprotocol
+
+from api import guard as doors
+from api import protocol
+from api.bus import EventBus
+from api.clients import Clients
+from api.guard import Guard, Refusal, Visitor
+from api.service import Service
+from api.session import Session
+from api.state import State
+from engine.errors import TokenglassError
+
+logger = logging.getLogger(__name__)
+
+SEND_BUFFER_BYTES = 1 << 17
+"""Of the kernel, for each connection: what lies there can't be taken back from a client that doesn't read."""
+SWEEP_S = 0.5
+GOODBYE_S = 0.5
+"""How long clients may take to answer the close frame when the app quits."""
+PORT_TRIES = 20
+
+
+class _Connection(ServerConnection):
+    """A connection that says when it is gone, so that places are counted rightly."""
+
+    live: LiveServer
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.live.opened(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.live.lost(self)
+
+
+class LiveServer:
+    """Serves `/v1/live` and `/health`. Loop thread only."""
+
+    def __init__(
+        self,
+        bus: EventBus,
+        state: State,
+        service: Service,
+        clients: Clients,
+        about: dict[str, Any],
+        run_id: str,
+    ) -> None:
+        self.bus = bus
+        self.state = state
+        self.service = service
+        self._clients = clients
+        self._about = about
+        self._run_id = run_id
+        self._guard: Guard | None = None
+        self._server: Server | None = None
+        self._open: set[ServerConnection] = set()
+        self._admitted: dict[ServerConnection, Visitor] = {}
+        self._sessions: set[Session] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._sweep: asyncio.TimerHandle | None = None
+        self._closing = False
+
+    async def start(self, sock: socket.socket, guard: Guard) -> None:
+        """Accept connections on a listening socket, which belongs to the server from now on."""
+        self._guard = guard
+        logging.getLogger("websockets").setLevel(logging.INFO)  # below that it would log tokens
+        connection_class = type("LiveConnection", (_Connection,), {"live": self})
+        self._server = await serve(
+            self._handle,
+            sock=sock,
+            process_request=self._process_request,
+            select_subprotocol=_select_subprotocol,
+            compression=None,
+            server_header=None,
+            open_timeout=2,
+            ping_interval=5,
+            ping_timeout=10,
+            close_timeout=1,
+            max_size=(protocol.MAX_MESSAGE_BYTES, protocol.MAX_MESSAGE_BYTES),
+            max_queue=16,
+            write_limit=1 << 16,
+            create_connection=connection_class,
+        )
+
+    async def stop(self) -> None:
+        """Say goodbye (1001) to those who read, drop the others, wait until all are gone; about 1 s at most."""
+        self._closing = True
+        if self._server is None:
+            return
+        if self._sweep is not None:
+            self._sweep.cancel()
+        self._server.close()
+        for session in tuple(self._sessions):
+            if session.stuck:
+                session.cut("slow")
+        deadline = time.monotonic() + GOODBYE_S
+        while self._open and time.monotonic() < deadline:
+            if not self._sessions:
+                break
+            await asyncio.sleep(0.01)
+        for connection in tuple(self._open):
+            connection.transport.abort()
+        for task in tuple(self._tasks):
+            task.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GOODBYE_S):
+                await self._server.wait_closed()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a command in a task of its own, which outlives its connection."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def gap(self, run_id: str | None, since: int | None, seq: int) -> str | None:
+        """Why a client can't be given the events after `since`; None where it can."""
+        if run_id is not None and run_id != self._run_id:
+            return "run"
+        if since is None:
+            return None
+        if since > seq:
+            return "ahead"
+        if since < self.bus.oldest_seq - 1:
+            return "too_old"
+        return None
+
+    # ---- the handshake
+
+    def opened(self, connection: ServerConnection) -> None:
+        self._open.add(connection)
+
+    def lost(self, connection: ServerConnection) -> None:
+        self._open.discard(connection)
+        self._admitted.pop(connection, None)
+
+    def _process_request(self, connection: ServerConnection, request: Request) -> Response | None:
+        assert self._guard is not None
+        verdict = self._guard.check(request.method, request.path, request.headers)
+        if isinstance(verdict, Visitor) and verdict.path == doors.HEALTH_PATH:
+            return _answer(
+                200, {"status": "ok", "version": self._about["version"], "engine": self.state.engine}
+            )
+        if isinstance(verdict, Visitor):
+            if self._closing:
+                verdict = Refusal(503, "the app is quitting")
+            elif len(self._admitted) >= protocol.MAX_CLIENTS:
+                verdict = Refusal(503, f"{protocol.MAX_CLIENTS} clients are connected already")
+        if isinstance(verdict, Refusal):
+            logger.info("a connection was refused: %d %s", verdict.status, verdict.message)
+            return _answer(verdict.status, {"error": verdict.message})
+        self._admitted[connection] = verdict
+        return None
+
+    # ---- sessions
+
+    async def _handle(self, connection: ServerConnection) -> None:
+        visitor = self._admitted[connection]
+        client = self._clients.connect(visitor.name, "live", visitor.key)
+        session = Session(self, connection, client)
+        self._sessions.add(session)
+        self._start_sweep()
+        hello = {
+            "type": "hello",
+            "protocol": protocol.PROTOCOL_VERSION,
+            "app": self._about,
+            "client_id": client.client_id,
+            "run_id": self._run_id,
+            "epoch": self.state.epoch,
+            "seq": self.bus.seq,
+            "last_cut": client.last_cut,
+        }
+        client.last_cut = None
+        try:
+            await session.run(hello)
+        finally:
+            self._sessions.discard(session)
+            self._clients.disconnect(client, session.end_reason)
+
+    def _start_sweep(self) -> None:
+        if self._sweep is None and not self._closing:
+            self._sweep = asyncio.get_running_loop().call_later(SWEEP_S, self._check_all)
+
+    def _check_all(self) -> None:
+        self._sweep = None
+        now = time.monotonic()
+        for session in tuple(self._sessions):
+            session.check(now)
+        if self._sessions:
+            self._start_sweep()
+
+
+def _select_subprotocol(_: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
+    return Subprotocol(doors.SUBPROTOCOL) if doors.SUBPROTOCOL in offered else None
+
+
+def _answer(status: int, body: dict[str, Any]) -> Response:
+    content = json.dumps(body).encode() + b"\n"
+    headers = Headers(
+        {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(content)),
+            "Connection": "close",
+            "Cache-Control": "no-store",
+        }
+    )
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = "GET"
+    return Response(status, HTTPStatus(status).phrase, headers, content)
+
+
+def listen(host: str, port: int | None, preferred: int) -> socket.socket:
+    """A listening socket on a loopback address.
+
+    `port` None tries `preferred`, the next ones, and then any free one. Raises TokenglassError `storage`
+    where a given port is taken or the address can't be used.
+    """
+    candidates = [port] if port is not None else [*range(preferred, min(preferred + PORT_TRIES, 65536)), 0]
+    problem: OSError | None = None
+    for candidate in candidates:
+        try:
+            return _bind(host, candidate)
+        except OSError as error:
+            problem = error
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                break
+    assert problem is not None
+    taken = problem.errno == errno.EADDRINUSE
+    raise TokenglassError(
+        "storage",
+        f"port {port} is taken" if taken else f"can't listen on {host}: {problem.strerror or problem}",
+        hint="choose another one with --port, or 0 for any free one",
+    )
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):  # Windows, where reuse would let others take the port
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        else:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        sock.bind((host, port))
+        sock.listen(128)
+        sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
+    return sock

@@ -1,0 +1,291 @@
+"""The use cases: every command of the contract, whoever sends it, window, socket or terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from api import protocol
+from api.bus import EventBus
+from api.clients import Client
+from api.history import History
+from api.library import Library
+from api.settings import SettingsStore
+from api.state import State
+from api.supervisor import Supervisor
+from engine import commands
+from engine.errors import TokenglassError
+from engine.events import (
+    ConversationChanged,
+    ConversationDeleted,
+    ConversationMessage,
+    Event,
+    GenerationQueued,
+    SettingsChanged,
+)
+from engine.types import ChatMessage, SamplingParams, WorkerConfig
+
+MAX_INPUT_SHOWN = 2000
+
+
+class Outcome(NamedTuple):
+    """What a command answers, and what to do once the reply is on its way."""
+
+    result: dict[str, Any]
+    after: Callable[[], None] | None = None
+
+
+@dataclass(slots=True)
+class Service:
+    """Carries commands out. Loop thread only."""
+
+    bus: EventBus
+    state: State
+    supervisor: Supervisor
+    history: History
+    settings: SettingsStore
+    library: Library
+    find_model: Callable[[str], Awaitable[dict[str, Any]]]
+    """The library's entry for an id; raises TokenglassError `not_found`."""
+    worker_config: Callable[[dict[str, Any]], WorkerConfig]
+    """From an entry of the library to what a worker needs."""
+    raise_window: Callable[[], None] | None = None
+    """Set by the window; without one `window.raise` answers `not_found`."""
+
+    async def execute(self, client: Client, command: protocol.Command, received_t: float) -> Outcome:
+        """Carry one command out. Raises TokenglassError with what the client is told."""
+        handler: Callable[[Any], Awaitable[Outcome]] | None = self._handlers().get(type(command))
+        if isinstance(command, protocol.Generate):
+            return await self._generate(client, command, received_t)
+        if handler is None:
+            raise TokenglassError("internal", f"{command.type} belongs to a connection")
+        return await handler(command)
+
+    def _handlers(self) -> dict[type[protocol.BaseCommand], Callable[[Any], Awaitable[Outcome]]]:
+        return {
+            protocol.Cancel: self._cancel,
+            protocol.Snapshot: self._snapshot,
+            protocol.Ping: self._ping,
+            protocol.ModelsList: self._models_list,
+            protocol.ModelsLoad: self._models_load,
+            protocol.ModelsAdd: self._models_add,
+            protocol.ConversationsList: self._conversations_list,
+            protocol.ConversationsGet: self._conversations_get,
+            protocol.ConversationsCreate: self._conversations_create,
+            protocol.ConversationsRename: self._conversations_rename,
+            protocol.ConversationsDelete: self._conversations_delete,
+            protocol.ConversationsRestore: self._conversations_restore,
+            protocol.ConversationsSearch: self._conversations_search,
+            protocol.SettingsGet: self._settings_get,
+            protocol.SettingsSet: self._settings_set,
+            protocol.WindowRaise: self._window_raise,
+        }
+
+    # ---- generations
+
+    async def _generate(self, client: Client, command: protocol.Generate, received_t: float) -> Outcome:
+        await self._check_model(command.model)
+        self.supervisor.reserve()
+        try:
+            return await self._accept(client, command, received_t)
+        except BaseException:
+            self.supervisor.release()
+            raise
+
+    async def _accept(self, client: Client, command: protocol.Generate, received_t: float) -> Outcome:
+        model = self.supervisor.model_id
+        assert model is not None
+        generation_id = f"gen_{secrets.token_hex(8)}"
+        result: dict[str, Any] = {"generation_id": generation_id}
+        messages, prompt = command.messages, command.prompt
+        stored: list[dict[str, Any]] = []
+        conversation_id = command.conversation_id
+        if conversation_id is not None:
+            stored = await self._store_turn(client, command, conversation_id, generation_id, model)
+            user, answer = stored[0], stored[-1]
+            messages = await self.history.prompt_messages(user["id"])
+            result |= {
+                "conversation_id": conversation_id,
+                "user_message_id": user["id"],
+                "message_id": answer["id"],
+            }
+        work = commands.Generate(
+            generation_id=generation_id,
+            received_t=received_t,
+            client_id=client.client_id,
+            origin=client.origin,
+            messages=messages,
+            prompt=prompt,
+            trim=conversation_id is not None,
+            tools=command.tools if command.tool_choice != "none" else [],
+            sampling=self._sampling(command),
+            max_tokens=command.max_tokens,
+            stop=command.stop,
+            logprobs=command.logprobs,
+        )
+        queued = GenerationQueued(
+            t=received_t,
+            generation_id=generation_id,
+            client_id=client.client_id,
+            client_name=client.name,
+            origin=client.origin,
+            model=model,
+            conversation_id=conversation_id,
+            message_id=result.get("message_id"),
+            input=shown_input(messages, prompt),
+        )
+        changed: list[Event] = []
+        if conversation_id is not None:
+            conversation = await self.history.conversation(conversation_id)
+            new = stored if command.content is not None else stored[-1:]
+            changed = [
+                ConversationMessage(conversation_id=conversation_id, message=message) for message in new
+            ]
+            changed.append(ConversationChanged(type="conversation.updated", conversation=conversation))
+        client.add_own(generation_id)
+
+        def start() -> None:
+            self.bus.publish_all(changed)
+            self.bus.publish(queued)
+            self.supervisor.submit(work)
+
+        return Outcome(result, start)
+
+    async def _store_turn(
+        self,
+        client: Client,
+        command: protocol.Generate,
+        conversation_id: str,
+        generation_id: str,
+        model: str,
+    ) -> list[dict[str, Any]]:
+        """The user's message and the place of its answer, committed."""
+        if command.content is not None:
+            turn = await self.history.add_turn(
+                conversation_id, command.content, generation_id, model, client.origin
+            )
+            return list(turn)
+        assert command.parent is not None
+        answer = await self.history.add_variant(
+            conversation_id, command.parent, generation_id, model, client.origin
+        )
+        return [{"id": command.parent}, answer]
+
+    async def _check_model(self, model: str | None) -> None:
+        loaded = self.supervisor.model_id
+        if model is None or model == loaded:
+            return
+        entry = await self.find_model(model)
+        if entry["id"] != loaded:
+            raise TokenglassError(
+                "bad_state",
+                f"{entry['id']} isn't loaded, but {loaded or 'nothing'} is",
+                path="model",
+                hint="load it with models.load",
+            )
+
+    def _sampling(self, command: protocol.Generate) -> SamplingParams:
+        """What the client gave, over the user's defaults."""
+        defaults = self.settings.current.sampling
+        if "sampling" not in command.model_fields_set:
+            return defaults
+        given = {name: getattr(command.sampling, name) for name in command.sampling.model_fields_set}
+        return defaults.model_copy(update=given)
+
+    async def _cancel(self, command: protocol.Cancel) -> Outcome:
+        generation_id = command.generation_id
+        if self.supervisor.knows(generation_id):
+            return Outcome({"state": "cancelling"}, lambda: self.supervisor.cancel(generation_id))
+        if generation_id in self.state.finished:
+            return Outcome({"state": "finished"})
+        raise TokenglassError("not_found", f"no generation {generation_id!r}", path="generation_id")
+
+    # ---- the stream
+
+    async def _snapshot(self, _command: protocol.Snapshot) -> Outcome:
+        return Outcome({"seq": self.bus.seq, **self.state.snapshot()})
+
+    async def _ping(self, _command: protocol.Ping) -> Outcome:
+        return Outcome({"t": time.monotonic(), "seq": self.bus.seq})
+
+    # ---- models
+
+    async def _models_list(self, _command: protocol.ModelsList) -> Outcome:
+        return Outcome({"models": await self.library.list(), "loaded": self._loaded()})
+
+    def _loaded(self) -> str | None:
+        return self.state.model.id if self.state.model else None
+
+    async def _models_load(self, command: protocol.ModelsLoad) -> Outcome:
+        entry = await self.find_model(command.model)
+        self.supervisor.load(self.worker_config(entry), force=command.force)
+        return Outcome({"model": entry["id"], "state": self.supervisor.phase})
+
+    async def _models_add(self, command: protocol.ModelsAdd) -> Outcome:
+        return Outcome({"model": await self.library.add(command.path)})
+
+    # ---- conversations
+
+    async def _conversations_list(self, command: protocol.ConversationsList) -> Outcome:
+        return Outcome({"conversations": await self.history.list(command.limit, command.offset)})
+
+    async def _conversations_get(self, command: protocol.ConversationsGet) -> Outcome:
+        return Outcome(await self.history.get(command.conversation_id, command.leaf))
+
+    async def _conversations_create(self, command: protocol.ConversationsCreate) -> Outcome:
+        system = command.system if command.system is not None else self.settings.current.system_prompt
+        conversation = await self.history.create(command.title, system)
+        return self._changed("conversation.created", conversation)
+
+    async def _conversations_rename(self, command: protocol.ConversationsRename) -> Outcome:
+        conversation = await self.history.rename(command.conversation_id, command.title)
+        return self._changed("conversation.updated", conversation)
+
+    async def _conversations_delete(self, command: protocol.ConversationsDelete) -> Outcome:
+        await self.history.delete(command.conversation_id)
+        event = ConversationDeleted(conversation_id=command.conversation_id)
+        return Outcome({}, lambda: self._publish(event))
+
+    async def _conversations_restore(self, command: protocol.ConversationsRestore) -> Outcome:
+        conversation = await self.history.restore(command.conversation_id)
+        return self._changed("conversation.created", conversation)
+
+    async def _conversations_search(self, command: protocol.ConversationsSearch) -> Outcome:
+        return Outcome({"results": await self.history.search(command.query, command.limit)})
+
+    def _changed(self, kind: Any, conversation: dict[str, Any]) -> Outcome:
+        event = ConversationChanged(type=kind, conversation=conversation)
+        return Outcome({"conversation": conversation}, lambda: self._publish(event))
+
+    # ---- settings and window
+
+    async def _settings_get(self, _command: protocol.SettingsGet) -> Outcome:
+        return Outcome({"settings": self.settings.current.model_dump(mode="json")})
+
+    async def _settings_set(self, command: protocol.SettingsSet) -> Outcome:
+        loop = asyncio.get_running_loop()
+        settings = await loop.run_in_executor(None, self.settings.update, command.settings)
+        shown = settings.model_dump(mode="json")
+        event = SettingsChanged(settings=shown)
+        return Outcome({"settings": shown}, lambda: self._publish(event))
+
+    async def _window_raise(self, _command: protocol.WindowRaise) -> Outcome:
+        if self.raise_window is None:
+            raise TokenglassError("not_found", "this app runs without a window")
+        return Outcome({}, self.raise_window)
+
+    def _publish(self, event: Event) -> None:
+        self.bus.publish(event)
+
+
+def shown_input(messages: Sequence[ChatMessage] | None, prompt: str | None) -> str:
+    """What `generation.queued` shows of the question: the last user message, or the prompt."""
+    text = prompt or ""
+    for message in messages or ():
+        if message.role == "user":
+            text = message.content or ""
+    return text[:MAX_INPUT_SHOWN]

@@ -1,0 +1,255 @@
+"""The present state, folded from the events: what a snapshot shows, and what a cut generation had so far."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from api.bus import Envelope
+from engine.errors import ErrorInfo
+from engine.events import (
+    BaseEvent,
+    ClientConnected,
+    ClientDisconnected,
+    EngineExited,
+    EngineRestarting,
+    EngineStarted,
+    GenerationDelta,
+    GenerationFinished,
+    GenerationQueued,
+    GenerationStarted,
+    ModelFailed,
+    ModelLoaded,
+    ModelLoading,
+    ModelUnloaded,
+    PromptProgress,
+    ReasoningDelta,
+    StepMetrics,
+    SystemMetrics,
+    ToolCallDelta,
+    ToolCallDone,
+)
+from engine.types import ModelInfo, Timings, Token, ToolCall, Usage
+
+MAX_FINISHED = 10_000
+"""Ids of finished generations that are remembered, so that a late cancel gets `finished`."""
+
+
+@dataclass(slots=True, eq=False)
+class Generation:
+    """A generation that isn't finished yet, with all it has given so far."""
+
+    queued: GenerationQueued
+    started: GenerationStarted | None = None
+    prompt_done: int = 0
+    prompt_total: int = 0
+    text: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    tool_calls: list[ToolCall] = field(default_factory=list)
+    n_tokens: int = 0
+    first_t: float | None = None
+    last_t: float | None = None
+
+    def add_tokens(self, tokens: list[Token]) -> None:
+        if not tokens:
+            return
+        self.n_tokens += len(tokens)
+        if self.first_t is None:
+            self.first_t = tokens[0]["t"]
+        self.last_t = tokens[-1]["t"]
+
+    def usage(self) -> Usage:
+        started = self.started
+        return Usage(
+            prompt_tokens=started.prompt_tokens if started else 0,
+            cached_tokens=started.cached_tokens if started else 0,
+            completion_tokens=self.n_tokens,
+        )
+
+    def timings(self) -> Timings:
+        """As far as the events tell; the worker's own are finer."""
+        received = self.queued.t
+        started = self.started.t if self.started else None
+        first, last = self.first_t, self.last_t
+        values: dict[str, float] = {}
+        if started is not None:
+            values["queue_ms"] = (started - received) * 1e3
+        if first is not None and last is not None:
+            values["ttft_ms"] = (first - received) * 1e3
+            values["decode_ms"] = (last - first) * 1e3
+            if self.n_tokens > 1 and last > first:
+                values["tokens_per_second"] = (self.n_tokens - 1) / (last - first)
+        return Timings(**values)
+
+    def public(self) -> dict[str, Any]:
+        """As it stands in a snapshot."""
+        shown: dict[str, Any] = self.queued.model_dump(mode="json", exclude={"type", "t"})
+        shown |= {
+            "state": "running" if self.started else "queued",
+            "queued_t": self.queued.t,
+            "started_t": self.started.t if self.started else None,
+            "first_token_t": self.first_t,
+            "last_token_t": self.last_t,
+            "prompt_done": self.prompt_done,
+            "prompt_total": self.prompt_total,
+            "text": "".join(self.text),
+            "reasoning": "".join(self.reasoning),
+            "tool_calls": [call.model_dump(mode="json") for call in self.tool_calls],
+            "completion_tokens": self.n_tokens,
+        }
+        if self.started is not None:
+            fields = {"prompt_tokens", "cached_tokens", "slot", "seed", "trimmed_messages"}
+            shown |= self.started.model_dump(mode="json", include=fields)
+        return shown
+
+
+class State:
+    """Folds every event of the bus. Loop thread only."""
+
+    def __init__(self) -> None:
+        self.engine = "stopped"
+        """`stopped`, `loading`, `ready`, `restarting` or `failed`."""
+        self.epoch = 0
+        self.pid: int | None = None
+        self.error: ErrorInfo | None = None
+        self.model: ModelInfo | None = None
+        self.loading: ModelLoading | None = None
+        self.generations: dict[str, Generation] = {}
+        self.finished: OrderedDict[str, None] = OrderedDict()
+        self._clients: dict[str, ClientConnected] = {}
+        self._step: StepMetrics | None = None
+        self._system: SystemMetrics | None = None
+        self._folds: dict[type[BaseEvent], Callable[[Any], None]] = {
+            GenerationQueued: self._queued,
+            GenerationStarted: self._started,
+            PromptProgress: self._prompt_progress,
+            GenerationDelta: self._delta,
+            ReasoningDelta: self._reasoning,
+            ToolCallDelta: self._tool_call_delta,
+            ToolCallDone: self._tool_call,
+            GenerationFinished: self._finished,
+            ModelLoading: self._model_loading,
+            ModelLoaded: self._model_loaded,
+            ModelUnloaded: self._model_unloaded,
+            ModelFailed: self._model_failed,
+            EngineStarted: self._engine_started,
+            EngineExited: self._engine_exited,
+            EngineRestarting: self._engine_restarting,
+            StepMetrics: self._step_metrics,
+            SystemMetrics: self._system_metrics,
+            ClientConnected: self._client_connected,
+            ClientDisconnected: self._client_disconnected,
+        }
+
+    def fold(self, envelope: Envelope) -> None:
+        fold = self._folds.get(type(envelope.event))
+        if fold is not None:
+            fold(envelope.event)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything a client needs to go on from here, as JSON values."""
+        return {
+            "engine": {
+                "state": self.engine,
+                "epoch": self.epoch,
+                "pid": self.pid,
+                "error": self.error.model_dump(mode="json") if self.error else None,
+            },
+            "model": self.model.model_dump(mode="json") if self.model else None,
+            "loading": (
+                {"model": self.loading.model, "progress": self.loading.progress} if self.loading else None
+            ),
+            "generations": [generation.public() for generation in self.generations.values()],
+            "clients": [
+                client.model_dump(mode="json", exclude={"type", "t"}) for client in self._clients.values()
+            ],
+            "metrics": {
+                "step": self._step.model_dump(mode="json") if self._step else None,
+                "system": self._system.model_dump(mode="json") if self._system else None,
+            },
+        }
+
+    # ---- generations
+
+    def _queued(self, event: GenerationQueued) -> None:
+        self.generations[event.generation_id] = Generation(event)
+
+    def _started(self, event: GenerationStarted) -> None:
+        if generation := self.generations.get(event.generation_id):
+            generation.started = event
+            generation.prompt_done, generation.prompt_total = event.cached_tokens, event.prompt_tokens
+
+    def _prompt_progress(self, event: PromptProgress) -> None:
+        if generation := self.generations.get(event.generation_id):
+            generation.prompt_done, generation.prompt_total = event.done, event.total
+
+    def _delta(self, event: GenerationDelta) -> None:
+        if generation := self.generations.get(event.generation_id):
+            generation.text.append(event.text)
+            generation.add_tokens(event.tokens)
+
+    def _reasoning(self, event: ReasoningDelta) -> None:
+        if generation := self.generations.get(event.generation_id):
+            generation.reasoning.append(event.text)
+            generation.add_tokens(event.tokens)
+
+    def _tool_call_delta(self, event: ToolCallDelta) -> None:
+        if generation := self.generations.get(event.generation_id):
+            generation.add_tokens(event.tokens)
+
+    def _tool_call(self, event: ToolCallDone) -> None:
+        if generation := self.generations.get(event.generation_id):
+            generation.tool_calls.append(event.call)
+
+    def _finished(self, event: GenerationFinished) -> None:
+        self.generations.pop(event.generation_id, None)
+        self.finished[event.generation_id] = None
+        if len(self.finished) > MAX_FINISHED:
+            self.finished.popitem(last=False)
+
+    # ---- model and engine
+
+    def _model_loading(self, event: ModelLoading) -> None:
+        self.engine, self.loading = "loading", event
+
+    def _model_loaded(self, event: ModelLoaded) -> None:
+        self.engine, self.model, self.loading, self.error = "ready", event.info, None, None
+
+    def _model_unloaded(self, _event: ModelUnloaded) -> None:
+        self.model = None
+
+    def _model_failed(self, event: ModelFailed) -> None:
+        self.engine, self.model, self.loading, self.error = "failed", None, None, event.error
+
+    def _engine_started(self, event: EngineStarted) -> None:
+        self.engine, self.epoch, self.pid = "loading", event.epoch, event.pid
+
+    def _engine_exited(self, event: EngineExited) -> None:
+        self.pid = self.model = self.loading = None
+        if event.will_restart:
+            self.engine = "restarting"
+        elif not event.expected:
+            self.engine = "failed"
+            how = event.signal or f"exit code {event.exit_code}"
+            self.error = ErrorInfo(code="engine_failed", message=f"the engine ended too often ({how})")
+        elif self.engine != "failed":
+            self.engine = "stopped"
+
+    def _engine_restarting(self, _event: EngineRestarting) -> None:
+        self.engine = "restarting"
+
+    # ---- the rest
+
+    def _step_metrics(self, event: StepMetrics) -> None:
+        self._step = event
+
+    def _system_metrics(self, event: SystemMetrics) -> None:
+        self._system = event
+
+    def _client_connected(self, event: ClientConnected) -> None:
+        self._clients[event.client_id] = event
+
+    def _client_disconnected(self, event: ClientDisconnected) -> None:
+        self._clients.pop(event.client_id, None)
