@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 import sys
@@ -196,25 +197,8 @@ def _run(
         from api import serve
 
         return serve.run(options_from(args))
-    if args.command == "chat":
-        from api.commands import chat
-
-        return chat.run(args, options_from(args))
-    if args.command == "watch":
-        from api.commands import watch
-
-        return watch.run(args, options_from(args))
-    if args.command == "models":
-        from api.commands import models
-
-        return models.run(args, options_from(args))
-    if args.command == "bench":
-        from api.commands import bench
-
-        return bench.run(args, options_from(args))
-    from api.commands import diagnostics
-
-    return diagnostics.run(args, options_from(args))
+    command = importlib.import_module(f"api.commands.{args.command}")
+    return int(command.run(args))
 
 
 def _whole(least: int, most: int | None = None) -> Callable[[str], int]:

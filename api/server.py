@@ -105,7 +105,7 @@ class LiveServer:
         )
 
     async def stop(self) -> None:
-        """Say goodbye (1001) to those who read, drop the others, wait until all are gone; about 1 s at most."""
+        """Say goodbye (1001) to those who read, drop the others, wait for the end; about 1 s at most."""
         self._closing = True
         if self._server is None:
             return
