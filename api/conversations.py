@@ -1,0 +1,343 @@
+"""Conversations and their messages in SQLite: what each use case reads and writes. One thread only.
+
+The messages of a conversation form a tree: a user message's children are the variants of its answer,
+and the conversation's `leaf` is the end of the branch that was shown last.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+import time
+from typing import Any
+
+from pydantic import BaseModel
+
+from api.migrations import transaction
+from engine.errors import TokenglassError
+from engine.events import GenerationFinished
+from engine.types import ChatMessage, Origin, ToolCall
+
+Row = dict[str, Any]
+Rows = list[Row]
+Prompt = list[ChatMessage]
+
+MAX_TITLE = 60
+_SNIPPET = 60
+
+_CONVERSATION = """
+    SELECT c.*, (SELECT count(*) FROM message m WHERE m.conversation_id = c.id) AS message_count
+    FROM conversation c
+"""
+_WHERE_FOUND = """
+    WHERE NOT c.deleted AND (found(c.title, ?1) OR EXISTS (
+        SELECT 1 FROM message m WHERE m.conversation_id = c.id AND found(m.content, ?1)))
+    ORDER BY c.touched DESC LIMIT ?2
+"""
+_PATH = """
+    WITH RECURSIVE up (id, parent_id, depth) AS (
+        SELECT id, parent_id, 0 FROM message WHERE id = ?
+        UNION ALL
+        SELECT m.id, m.parent_id, up.depth + 1 FROM message m JOIN up ON m.id = up.parent_id
+    )
+    SELECT message.* FROM up JOIN message USING (id) ORDER BY up.depth DESC
+"""
+
+
+class Conversations:
+    """The use cases. Raises TokenglassError `not_found`, `bad_state`, and sqlite3.Error."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+        connection.create_function("found", 2, _found, deterministic=True)
+
+    def recover(self) -> None:
+        """After opening and before closing: what was being written is marked, what was deleted goes."""
+        with transaction(self._db):
+            self._db.execute("UPDATE message SET status = 'interrupted' WHERE status = 'streaming'")
+            self._db.execute("DELETE FROM conversation WHERE deleted")
+
+    def list(self, limit: int, offset: int) -> Rows:
+        rows = self._db.execute(
+            f"{_CONVERSATION} WHERE NOT c.deleted ORDER BY c.touched DESC LIMIT ? OFFSET ?", (limit, offset)
+        )
+        return [_conversation(row) for row in rows]
+
+    def conversation(self, conversation_id: str, *, deleted: bool = False) -> Row:
+        row = self._db.execute(
+            f"{_CONVERSATION} WHERE c.id = ? AND c.deleted = ?", (conversation_id, deleted)
+        ).fetchone()
+        if row is None:
+            raise TokenglassError("not_found", f"there is no conversation {conversation_id[:100]!r}")
+        return _conversation(row)
+
+    def get(self, conversation_id: str, leaf: str | None) -> Row:
+        conversation = self.conversation(conversation_id)
+        siblings: dict[str | None, list[str]] = {}
+        parents: dict[str, str | None] = {}
+        for row in self._db.execute(
+            "SELECT id, parent_id FROM message WHERE conversation_id = ? ORDER BY number", (conversation_id,)
+        ):
+            siblings.setdefault(row["parent_id"], []).append(row["id"])
+            parents[row["id"]] = row["parent_id"]
+        if leaf is not None:
+            if leaf not in parents:
+                raise TokenglassError(
+                    "not_found", f"this conversation has no message {leaf[:100]!r}", path="leaf"
+                )
+            while children := siblings.get(leaf):
+                leaf = children[-1]
+            if leaf != conversation["leaf"]:
+                with transaction(self._db):
+                    self._db.execute("UPDATE conversation SET leaf = ? WHERE id = ?", (leaf, conversation_id))
+                conversation["leaf"] = leaf
+        messages = []
+        for row in self._db.execute(_PATH, (conversation["leaf"],)):
+            variants = siblings[row["parent_id"]]
+            messages.append(_message(row) | {"variants": variants, "variant": variants.index(row["id"])})
+        return {"conversation": conversation, "messages": messages}
+
+    def create(self, title: str, system: str | None) -> Row:
+        conversation_id, now = _new_id("conv"), time.time()
+        with transaction(self._db):
+            self._db.execute(
+                "INSERT INTO conversation (id, title, system, created, updated, touched)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (conversation_id, _clean(title), system and _clean(system), now, now, self._next_touch()),
+            )
+        return self.conversation(conversation_id)
+
+    def rename(self, conversation_id: str, title: str) -> Row:
+        self.conversation(conversation_id)
+        with transaction(self._db):
+            self._db.execute(
+                "UPDATE conversation SET title = ? WHERE id = ?", (_clean(title), conversation_id)
+            )
+        return self.conversation(conversation_id)
+
+    def set_deleted(self, conversation_id: str, deleted: bool) -> Row:
+        conversation = self.conversation(conversation_id, deleted=not deleted)
+        with transaction(self._db):
+            self._db.execute("UPDATE conversation SET deleted = ? WHERE id = ?", (deleted, conversation_id))
+        return conversation
+
+    def search(self, query: str, limit: int) -> Rows:
+        needle = _clean(query)
+        rows = self._db.execute(_CONVERSATION + _WHERE_FOUND, (needle, limit)).fetchall()
+        return [_conversation(row) | {"match": self._match(row["id"], needle)} for row in rows]
+
+    def _match(self, conversation_id: str, needle: str) -> dict[str, str] | None:
+        row = self._db.execute(
+            "SELECT id, content FROM message WHERE conversation_id = ? AND found(content, ?)"
+            " ORDER BY number LIMIT 1",
+            (conversation_id, needle),
+        ).fetchone()
+        if row is None:
+            return None
+        content = row["content"]
+        words = needle.split()
+        place = max(0, content.casefold().find(words[0].casefold()) if words else 0)
+        start = max(0, place - _SNIPPET // 2)
+        snippet = " ".join(content[start : place + _SNIPPET].split())
+        return {"message_id": row["id"], "snippet": ("…" if start else "") + snippet}
+
+    def add_turn(
+        self, conversation_id: str, content: str, generation_id: str, model: str, origin: Origin
+    ) -> tuple[Row, Row]:
+        conversation = self.conversation(conversation_id)
+        leaf = conversation["leaf"]
+        if leaf is not None:
+            row = self._db.execute("SELECT status FROM message WHERE id = ?", (leaf,)).fetchone()
+            if row["status"] == "streaming":
+                raise TokenglassError(
+                    "bad_state",
+                    "this conversation's last answer is still being written",
+                    hint="wait or cancel it",
+                )
+        content = _clean(content)
+        with transaction(self._db):
+            user = self._insert(conversation_id, leaf, "user", content, "complete", model, origin, None)
+            answer = self._insert(
+                conversation_id, user, "assistant", "", "streaming", model, origin, generation_id
+            )
+            title = conversation["title"] or _title(content)
+            self._db.execute("UPDATE conversation SET title = ? WHERE id = ?", (title, conversation_id))
+            self._touch(conversation_id, answer, model)
+        return self.message(user), self.message(answer)
+
+    def add_variant(
+        self, conversation_id: str, user_message_id: str, generation_id: str, model: str, origin: Origin
+    ) -> Row:
+        self.conversation(conversation_id)
+        row = self._db.execute(
+            "SELECT role FROM message WHERE id = ? AND conversation_id = ?",
+            (user_message_id, conversation_id),
+        ).fetchone()
+        if row is None:
+            raise TokenglassError(
+                "not_found", f"this conversation has no message {user_message_id[:100]!r}", path="parent"
+            )
+        if row["role"] != "user":
+            raise TokenglassError("bad_state", "only a user message can get another answer", path="parent")
+        with transaction(self._db):
+            answer = self._insert(
+                conversation_id, user_message_id, "assistant", "", "streaming", model, origin, generation_id
+            )
+            self._touch(conversation_id, answer, model)
+        return self.message(answer)
+
+    def message(self, message_id: str) -> Row:
+        row = self._db.execute("SELECT * FROM message WHERE id = ?", (message_id,)).fetchone()
+        if row is None:
+            raise TokenglassError("not_found", f"there is no message {message_id[:100]!r}")
+        return _message(row)
+
+    def prompt_messages(self, message_id: str) -> Prompt:
+        rows = self._db.execute(_PATH, (message_id,)).fetchall()
+        if not rows:
+            raise TokenglassError("not_found", f"there is no message {message_id[:100]!r}")
+        if rows[-1]["role"] == "assistant":
+            del rows[-1]
+        system = self._db.execute(
+            "SELECT system FROM conversation WHERE id = ?", (rows[-1]["conversation_id"],)
+        ).fetchone()["system"]
+        messages = [ChatMessage(role="system", content=system)] if system else []
+        for row in rows:
+            calls = [ToolCall.model_validate(call) for call in json.loads(row["tool_calls"])]
+            messages.append(ChatMessage(role=row["role"], content=row["content"], tool_calls=calls or None))
+        return messages
+
+    def append(self, texts: dict[str, tuple[str, str]]) -> None:
+        """Add (content, reasoning) to the answers of these generations."""
+        with transaction(self._db):
+            self._db.executemany(
+                "UPDATE message SET content = content || ?, reasoning = reasoning || ?"
+                " WHERE generation_id = ? AND status = 'streaming'",
+                [(_clean(content), _clean(why), key) for key, (content, why) in texts.items()],
+            )
+
+    def finish(self, event: GenerationFinished) -> Row | None:
+        row = self._db.execute(
+            "SELECT * FROM message WHERE generation_id = ?", (event.generation_id,)
+        ).fetchone()
+        if row is None:
+            return None
+        content, reasoning = _clean(event.text), _clean(event.reasoning)
+        if event.finish_reason == "error":  # whoever reports a crash may know less than was streamed
+            content = max(content, row["content"], key=len)
+            reasoning = max(reasoning, row["reasoning"], key=len)
+        status = event.finish_reason if event.finish_reason in ("cancelled", "error") else "complete"
+        with transaction(self._db):
+            self._db.execute(
+                "UPDATE message SET content = ?, reasoning = ?, tool_calls = ?, status = ?,"
+                " finish_reason = ?, usage = ?, timings = ?, error = ? WHERE number = ?",
+                (
+                    content,
+                    reasoning,
+                    json.dumps([call.model_dump() for call in event.tool_calls]),
+                    status,
+                    event.finish_reason,
+                    _dump(event.usage),
+                    _dump(event.timings),
+                    _dump(event.error),
+                    row["number"],
+                ),
+            )
+            self._touch(row["conversation_id"], None, None)
+        return self.message(row["id"])
+
+    def _insert(
+        self,
+        conversation_id: str,
+        parent_id: str | None,
+        role: str,
+        content: str,
+        status: str,
+        model: str,
+        origin: Origin,
+        generation_id: str | None,
+    ) -> str:
+        message_id = _new_id("msg")
+        self._db.execute(
+            "INSERT INTO message (id, conversation_id, parent_id, role, content, status, model, origin,"
+            " generation_id, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                message_id,
+                conversation_id,
+                parent_id,
+                role,
+                content,
+                status,
+                model,
+                origin,
+                generation_id,
+                time.time(),
+            ),
+        )
+        return message_id
+
+    def _touch(self, conversation_id: str, leaf: str | None, model: str | None) -> None:
+        self._db.execute(
+            "UPDATE conversation SET updated = ?, touched = ?, leaf = coalesce(?, leaf),"
+            " model = coalesce(?, model) WHERE id = ?",
+            (time.time(), self._next_touch(), leaf, model, conversation_id),
+        )
+
+    def _next_touch(self) -> int:
+        """The list's order: a counter, since the wall clock may jump."""
+        return int(self._db.execute("SELECT coalesce(max(touched), 0) + 1 FROM conversation").fetchone()[0])
+
+
+def _new_id(kind: str) -> str:
+    return f"{kind}_{secrets.token_hex(8)}"
+
+
+def _clean(text: str) -> str:
+    """Lone surrogates can't be stored, nor sent to anyone."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _title(content: str) -> str:
+    line = next((line for line in content.splitlines() if line.strip()), "").strip()
+    return line if len(line) <= MAX_TITLE else line[: MAX_TITLE - 1].rstrip() + "…"
+
+
+def _found(text: str, needle: str) -> bool:
+    """Whether every word of `needle` is in the text, in whatever case and script."""
+    folded = text.casefold()
+    return all(word in folded for word in needle.casefold().split())
+
+
+def _dump(value: BaseModel | None) -> str | None:
+    return None if value is None else value.model_dump_json()
+
+
+def _load(text: str | None) -> Any:
+    return None if text is None else json.loads(text)
+
+
+def _conversation(row: sqlite3.Row) -> Row:
+    names = ("id", "title", "created", "updated", "model", "system", "leaf", "message_count")
+    return {name: row[name] for name in names}
+
+
+def _message(row: sqlite3.Row) -> Row:
+    return {
+        "id": row["id"],
+        "conversation_id": row["conversation_id"],
+        "parent_id": row["parent_id"],
+        "role": row["role"],
+        "content": row["content"],
+        "reasoning": row["reasoning"],
+        "tool_calls": json.loads(row["tool_calls"]),
+        "status": row["status"],
+        "model": row["model"],
+        "origin": row["origin"],
+        "generation_id": row["generation_id"],
+        "finish_reason": row["finish_reason"],
+        "usage": _load(row["usage"]),
+        "timings": _load(row["timings"]),
+        "error": _load(row["error"]),
+        "created": row["created"],
+    }
