@@ -112,17 +112,18 @@ class EngineCore:
     def step(self) -> list[Event]:
         """Run one step and answer its events: started, prompt progress, deltas, finished, metrics.
 
+        Ends from before the step (cancels, refusals) come first, since their slots may be taken again.
         What goes wrong with a generation ends that generation; a TokenglassError of the decode ends those
         in its batch.
         """
         clock = self._clock
         start = clock()
-        events: list[Event] = []
+        events, self._refused = self._refused, []
         deltas: list[Event] = []
-        finished, self._refused = self._refused, []
+        finished: list[Event] = []
 
         # schedule
-        self._take_cancels(deltas, finished)
+        self._take_cancels(events, events)
         self._admit(events, finished)
         plan = self._scheduler.plan()
         if not plan.slots:

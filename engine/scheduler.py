@@ -38,7 +38,7 @@ class Plan:
     decode_tokens: int = 0
 
 
-_last_planned = attrgetter("last_planned")
+_last_turn = attrgetter("last_turn")
 
 
 class Scheduler:
@@ -50,7 +50,7 @@ class Scheduler:
         """Busy slots in the order in which their generations came."""
         self._n_batch = n_batch
         self._queue_limit = queue_limit
-        self._step = 0
+        self._turn = 0
 
     def enqueue(self, prepared: Prepared, free_slots: int) -> bool:
         """Append to the queue; False where it is full. Those that a free slot awaits don't count."""
@@ -69,14 +69,13 @@ class Scheduler:
 
     def plan(self) -> Plan:
         """The next batch; empty where no slot is busy."""
-        self._step += 1
         plan = Plan(Batch([], [], [], []))
         decoding = [slot for slot in self.running if slot.computed >= slot.n_prompt]
         prefilling = [slot for slot in self.running if slot.computed < slot.n_prompt]
         budget = self._n_batch
         for_decoding = budget - 1 if prefilling and budget > 1 else budget
         if len(decoding) > for_decoding:  # more slots than budget: take turns
-            decoding = sorted(decoding, key=_last_planned)[:for_decoding]
+            decoding = sorted(decoding, key=_last_turn)[:for_decoding]
         for slot in decoding:
             self._take(plan, slot, 1)
         plan.decode_tokens = len(decoding)
@@ -98,6 +97,7 @@ class Scheduler:
         batch.sequences += [slot.id] * count
         batch.wants_logits += [False] * (count - 1)
         batch.wants_logits.append(end == len(slot.tokens))
-        slot.last_planned = self._step
+        self._turn += 1
+        slot.last_turn = self._turn
         plan.slots.append(slot)
         plan.counts.append(count)

@@ -22,8 +22,8 @@ class Slot:
     busy: bool = False
     last_used: int = 0
     """Counts acquisitions and releases; the least is the least recently used."""
-    last_planned: int = 0
-    """The last step in which it had tokens in the batch."""
+    last_turn: int = 0
+    """When it last had tokens in a batch; counts these occasions over all slots."""
 
     @property
     def missing(self) -> int:

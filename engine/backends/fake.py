@@ -89,7 +89,8 @@ class FakeBackend:
         self.eos_text = _SPECIAL[IM_END]
         self._spec = spec
         self._n_batch = n_batch
-        self._tokens: list[list[int]] = [[] for _ in range(info.n_slots)]
+        self.held: list[list[int]] = [[] for _ in range(info.n_slots)]
+        """The tokens of each sequence in the imagined KV cache."""
         self._hashes: list[list[int]] = [[] for _ in range(info.n_slots)]
         self._logits: dict[int, tuple[int, int]] = {}
         """Batch entries whose logits were asked for in the last decode: sequence and its length then."""
@@ -136,7 +137,7 @@ class FakeBackend:
         for i, (token, position, sequence) in enumerate(
             zip(batch.tokens, batch.positions, batch.sequences, strict=True)
         ):
-            tokens, hashes = self._tokens[sequence], self._hashes[sequence]
+            tokens, hashes = self.held[sequence], self._hashes[sequence]
             assert 0 <= token < N_VOCAB
             assert position == len(tokens), f"position {position} in a sequence of {len(tokens)} tokens"
             assert position < self.info.n_ctx, f"sequence {sequence} is full"
@@ -154,7 +155,7 @@ class FakeBackend:
         assert not sampler.closed, "a closed sampler is used"
         assert index in self._logits, f"logits of entry {index} weren't asked for, or are read twice"
         sequence, length = self._logits.pop(index)
-        assert len(self._tokens[sequence]) == length
+        assert len(self.held[sequence]) == length
         spec = self._spec
         if spec.nan_after is not None and sampler.sampled >= spec.nan_after:
             raise TokenglassError("invalid_output", "fake model: the logits are not a number")
@@ -207,7 +208,7 @@ class FakeBackend:
         sampler.answer = answer[::-1]
 
     def _last_user_message(self, sequence: int) -> list[int]:
-        tokens = self._tokens[sequence]
+        tokens = self.held[sequence]
         user = [IM_START, *self._spell(b"user\n")]
         end = len(tokens)
         for start in range(len(tokens) - len(user), -1, -1):
@@ -218,7 +219,7 @@ class FakeBackend:
         return [token for token in tokens if token >= _FIRST_BYTE]
 
     def keep(self, sequence: int, n_tokens: int) -> int:
-        tokens, hashes = self._tokens[sequence], self._hashes[sequence]
+        tokens, hashes = self.held[sequence], self._hashes[sequence]
         assert 0 <= n_tokens <= len(tokens), f"keep {n_tokens} of {len(tokens)} tokens"
         if self._spec.recurrent and n_tokens < len(tokens):
             n_tokens = 0
@@ -226,7 +227,7 @@ class FakeBackend:
         return n_tokens
 
     def close(self) -> None:
-        self._tokens.clear()
+        self.held.clear()
         self._hashes.clear()
 
 
@@ -245,7 +246,7 @@ def load(config: WorkerConfig, progress: LoadProgress) -> FakeBackend:
     start = time.monotonic()
     if spec.load_abort:
         os.abort()
-    n_pieces = max(1, min(20, round(spec.load_ms / 20)))
+    n_pieces = max(1, round(spec.load_ms / 20))
     for i in range(n_pieces):
         if not progress(i / n_pieces):
             raise TokenglassError("load_cancelled", "the load was stopped")
