@@ -217,7 +217,8 @@ class Conversations:
                 [(_clean(content), _clean(why), key) for key, (content, why) in texts.items()],
             )
 
-    def finish(self, event: GenerationFinished) -> Row | None:
+    def finish(self, event: GenerationFinished) -> tuple[Row, Row | None] | None:
+        """The message, and its conversation where that isn't deleted; None where there is no such message."""
         row = self._db.execute(
             "SELECT * FROM message WHERE generation_id = ?", (event.generation_id,)
         ).fetchone()
@@ -245,7 +246,10 @@ class Conversations:
                 ),
             )
             self._touch(row["conversation_id"], None, None)
-        return self.message(row["id"])
+        conversation = self._db.execute(
+            f"{_CONVERSATION} WHERE c.id = ? AND NOT c.deleted", (row["conversation_id"],)
+        ).fetchone()
+        return self.message(row["id"]), conversation and _conversation(conversation)
 
     def _insert(
         self,

@@ -145,7 +145,15 @@ class History:
 
     async def finish(self, event: GenerationFinished) -> Row | None:
         """Store how a generation ended; answers its message, None where no conversation keeps it."""
-        return await self._do(lambda store: store.finish(event))
+        stored = await asyncio.wrap_future(self.submit_finish(event))
+        return stored and stored[0]
+
+    def submit_finish(self, event: GenerationFinished) -> Future[tuple[Row, Row | None] | None]:
+        """As `finish`, but it is in the queue when this returns, so that a `close` right after waits for it.
+
+        Gives the message and its conversation (None: deleted meanwhile).
+        """
+        return self._submit(lambda store: store.finish(event))
 
     async def close(self) -> None:
         """Write what is pending and let go of the file. May be called twice."""
@@ -156,6 +164,9 @@ class History:
         await asyncio.wait([asyncio.wrap_future(self._closed)], timeout=CLOSE_S)
 
     async def _do(self, action: Callable[[Conversations], T]) -> T:
+        return await asyncio.wrap_future(self._submit(action))
+
+    def _submit(self, action: Callable[[Conversations], T]) -> Future[T]:
         future: Future[T] = Future()
 
         def job() -> None:
@@ -163,7 +174,7 @@ class History:
                 return
             try:
                 if self._store is None:
-                    raise TokenglassError("shutting_down", "the conversations are closed")
+                    raise _closed()
                 future.set_result(action(self._store))
             except sqlite3.Error as error:
                 future.set_exception(readable(error, self.path))
@@ -172,9 +183,10 @@ class History:
 
         with self._lock:
             if self._closing:
-                raise TokenglassError("shutting_down", "the conversations are closed")
-            self._jobs.put(job)
-        return await asyncio.wrap_future(future)
+                future.set_exception(_closed())
+            else:
+                self._jobs.put(job)
+        return future
 
     # ---- in the writer thread ----
 
@@ -250,6 +262,10 @@ class History:
             if self._problem:
                 self._problem = False
                 self.on_problem(None)
+
+
+def _closed() -> TokenglassError:
+    return TokenglassError("shutting_down", "the conversations are closed")
 
 
 def _log_problem(message: str | None) -> None:

@@ -346,7 +346,10 @@ def test_closing_ends_the_thread_and_is_repeatable(path: Path) -> None:
         await history.close()
 
     run(path, body)
-    assert not [thread for thread in threading.enumerate() if thread.name == "history-writer"]
+    for thread in threading.enumerate():
+        if thread.name == "history-writer":
+            thread.join(10)
+            assert not thread.is_alive()
 
 
 def test_many_at_once(path: Path) -> None:
