@@ -1,0 +1,196 @@
+import string
+from random import Random
+
+import pytest
+from websockets.datastructures import Headers
+
+from api.guard import Guard, Refusal, Visitor, check_host, check_origin
+from engine.errors import TokenglassError
+
+PORT = 7317
+TOKEN = "s3cret-token"
+LIVE = "/v1/live"
+
+
+def headers(*pairs: tuple[str, str], host: str | None = f"127.0.0.1:{PORT}", token: bool = True) -> Headers:
+    built = Headers()
+    if host is not None:
+        built["Host"] = host
+    if token:
+        built["Authorization"] = f"Bearer {TOKEN}"
+    for name, value in pairs:
+        built[name] = value
+    return built
+
+
+@pytest.fixture
+def guard() -> Guard:
+    return Guard("127.0.0.1", PORT, TOKEN, ("http://localhost:3000",))
+
+
+def status(guard: Guard, built: Headers, target: str = LIVE, method: str = "GET") -> int:
+    verdict = guard.check(method, target, built)
+    return verdict.status if isinstance(verdict, Refusal) else 101
+
+
+def test_a_script_with_the_token_comes_in(guard: Guard) -> None:
+    assert guard.check("GET", LIVE, headers()) == Visitor(LIVE, None, "")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:7317", "localhost:7317", "LOCALHOST:7317"])
+def test_hosts_that_are_ours(guard: Guard, host: str) -> None:
+    assert status(guard, headers(host=host)) == 101
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        None,
+        "",
+        "evil.test:7317",
+        "127.0.0.1",
+        "127.0.0.1:80",
+        "0.0.0.0:7317",
+        "[::1]:7317",
+        "localhost.evil.test:7317",
+        "127.0.0.1:7317.evil.test",
+        "2130706433:7317",
+        "user@127.0.0.1:7317",
+        "127.0.0.1:7317, evil.test",
+        "a" * 8000,
+        "http://[",
+    ],
+)
+def test_other_hosts_get_421_for_everything(guard: Guard, host: str | None) -> None:
+    for target in (LIVE, "/health", "/"):
+        for method in ("GET", "POST"):
+            assert status(guard, headers(host=host), target, method) == 421
+
+
+def test_two_hosts_get_421(guard: Guard) -> None:
+    assert status(guard, headers(("Host", f"127.0.0.1:{PORT}"))) == 421
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "http://evil.test",
+        "http://127.0.0.1:7317",
+        "http://localhost:3001",
+        "https://localhost:3000",
+        "http://localhost:3000.evil.test",
+        "null",
+        "file://",
+        "",
+        "*",
+        "http://localhost:3000 http://evil.test",
+    ],
+)
+def test_other_origins_get_403_even_with_the_token(guard: Guard, origin: str) -> None:
+    assert status(guard, headers(("Origin", origin))) == 403
+    assert status(guard, headers(("Origin", origin)), "/health") == 403
+
+
+def test_an_allowed_origin_comes_in_once(guard: Guard) -> None:
+    allowed = ("Origin", "http://localhost:3000")
+    assert status(guard, headers(allowed)) == 101
+    assert status(guard, headers(allowed, allowed)) == 403
+
+
+def test_a_rebound_page_gets_421(guard: Guard) -> None:
+    page = "evil.test:7317"
+    assert status(guard, headers(("Origin", f"http://{page}"), host=page)) == 421
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    ["", "Bearer", "Bearer ", TOKEN, f"Basic {TOKEN}", f"Bearer {TOKEN[:-1]}", f"Bearer {TOKEN}x",
+     f"Bearer {TOKEN} {TOKEN}", "Bearer x", f"bearer\t{TOKEN}", "Bearer \xff\xfe"],
+)  # fmt: skip
+def test_wrong_tokens_get_401(guard: Guard, authorization: str) -> None:
+    assert status(guard, headers(("Authorization", authorization), token=False)) == 401
+
+
+@pytest.mark.parametrize("target", [LIVE, "/", "/v1/models", "/v1/live/", "/healthz", "/../health"])
+def test_nothing_is_told_without_the_token(guard: Guard, target: str) -> None:
+    assert status(guard, headers(token=False), target) == 401
+
+
+def test_the_token_in_its_three_places(guard: Guard) -> None:
+    assert status(guard, headers(("Authorization", f"bearer {TOKEN}"), token=False)) == 101
+    assert status(guard, headers(token=False), f"{LIVE}?token={TOKEN}") == 101
+    assert status(guard, headers(token=False), f"{LIVE}?token=x") == 401
+    offered = ("Sec-WebSocket-Protocol", f"tokenglass.v1, bearer.{TOKEN}")
+    assert status(guard, headers(offered, token=False)) == 101
+    assert status(guard, headers(("Sec-WebSocket-Protocol", "bearer.x"), token=False)) == 401
+
+
+def test_health_needs_no_token_but_the_right_host(guard: Guard) -> None:
+    assert guard.check("GET", "/health", headers(token=False)) == Visitor("/health", None, "")
+
+
+@pytest.mark.parametrize("method", ["POST", "HEAD", "OPTIONS", "DELETE", "CONNECT", "get"])
+def test_other_methods_get_405(guard: Guard, method: str) -> None:
+    assert status(guard, headers(), LIVE, method) == 405
+
+
+def test_other_paths_get_404(guard: Guard) -> None:
+    assert status(guard, headers(), "/v1/responses") == 404
+
+
+def test_the_address_names_the_client(guard: Guard) -> None:
+    verdict = guard.check("GET", f"{LIVE}?client=abc&name=My%20script", headers())
+    assert verdict == Visitor(LIVE, "abc", "My script")
+    assert guard.check("GET", f"{LIVE}?client=&name=", headers()) == Visitor(LIVE, None, "")
+    assert status(guard, headers(), f"{LIVE}?client={'x' * 201}") == 400
+    assert status(guard, headers(), f"{LIVE}?" + "&".join(f"a{n}=1" for n in range(99))) == 400
+    assert status(guard, headers(), "//[") == 400
+
+
+def test_without_a_token_there_is_no_server() -> None:
+    for empty in ("", " ", "\n"):
+        with pytest.raises(TokenglassError):
+            Guard("127.0.0.1", PORT, empty)
+
+
+@pytest.mark.parametrize("origin", ["null", "*", "file://", "file:///x", "localhost:3000", "", "http://a b"])
+def test_origins_that_any_page_can_have_are_not_allowed(origin: str) -> None:
+    with pytest.raises(TokenglassError) as caught:
+        check_origin(origin)
+    assert caught.value.info.path == "allow_origin"
+
+
+def test_an_origin_is_compared_as_browsers_write_it() -> None:
+    assert check_origin("HTTP://LocalHost:3000/") == "http://localhost:3000"
+    assert check_origin("chrome-extension://abcdef") == "chrome-extension://abcdef"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.0.0.2", "::1", "[::1]"])
+def test_loopback_addresses(host: str) -> None:
+    assert check_host(host) in ("127.0.0.1", "127.0.0.2", "::1")
+
+
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "::", "192.168.1.5", "example.org", "", "127.1", "::ffff:1.2.3.4"]
+)
+def test_other_addresses_are_refused(host: str) -> None:
+    with pytest.raises(TokenglassError):
+        check_host(host)
+
+
+def test_ipv6_and_further_loopback_hosts() -> None:
+    six = Guard("::1", PORT, TOKEN)
+    assert status(six, headers(host=f"[::1]:{PORT}")) == 101
+    assert status(Guard("127.0.0.2", PORT, TOKEN), headers(host=f"127.0.0.2:{PORT}")) == 101
+
+
+def test_garbage_is_always_answered(guard: Guard) -> None:
+    chance = Random(7)
+    letters = string.printable[:94] + " \t\xff\xe9"
+    for _ in range(500):
+        built = Headers()
+        for _ in range(chance.randint(1, 4)):
+            name = chance.choice(("Host", "Origin", "Authorization", "Sec-WebSocket-Protocol"))
+            built[name] = "".join(chance.choices(letters, k=chance.choice((0, 1, 10, 300))))
+        target = "/" + "".join(chance.choices(string.printable[:94], k=20))
+        assert 400 <= status(guard, built, target) < 500
