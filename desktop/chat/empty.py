@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from PySide6.QtCore import Qt, Signal
-from PySide6.QtWidgets import QGridLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
 from desktop.theme import BODY, LARGE, TEXT, Theme, mix
 
@@ -23,9 +23,7 @@ class EmptyState(QWidget):
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._title = QLabel("Ask the model on this machine")
-        self._line = QLabel(
-            "It answers here, every token is measured as it comes, and nothing leaves this computer."
-        )
+        self._line = QLabel("Every token is measured as it comes. Nothing leaves this computer.")
         self._line.setWordWrap(True)
         self._buttons = [QPushButton(text) for text in SUGGESTIONS]
         grid = QGridLayout()
@@ -46,9 +44,13 @@ class EmptyState(QWidget):
             inner.addWidget(label)
         inner.addSpacing(16)
         inner.addLayout(grid)
+        middle = QHBoxLayout()
+        middle.addStretch(1)
+        middle.addWidget(column, 100)
+        middle.addStretch(1)
         outer = QVBoxLayout(self)
         outer.addStretch(2)
-        outer.addWidget(column, 0, Qt.AlignmentFlag.AlignHCenter)
+        outer.addLayout(middle)
         outer.addStretch(3)
         self.set_theme(theme)
 

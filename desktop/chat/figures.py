@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from desktop.chat.model import Turn
 
@@ -85,6 +85,11 @@ def progress(turn: Turn) -> str:
             return f"reading prompt {count(turn.done)} / {count(turn.total)}"
         return "reading prompt"
     return ""
+
+
+def widest_progress(turn: Turn) -> str:
+    """What `progress` says at its longest, so that what stands beside it doesn't move."""
+    return progress(replace(turn, done=turn.total - 1)) if turn.total else progress(turn)
 
 
 def notes(turn: Turn) -> list[tuple[str, str]]:

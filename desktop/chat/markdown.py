@@ -113,6 +113,10 @@ class StreamingMarkdown:
     def blocks(self) -> list[Block]:
         return self.committed + self.tail
 
+    def after(self, number: int) -> list[Block]:
+        """The blocks from the given one on."""
+        return self.committed[number:] + self.tail[max(0, number - len(self.committed)) :]
+
     def feed(self, chunk: str) -> None:
         """Append text; costs about as much as the open tail is long."""
         text = self._line + chunk

@@ -9,7 +9,7 @@ from PySide6.QtGui import QAction, QDesktopServices, QGuiApplication, QKeySequen
 from PySide6.QtWidgets import QMenu, QToolTip
 
 from desktop.chat import figures
-from desktop.chat.pieces import CodePiece, word_at
+from desktop.chat.lines import CodePiece
 from desktop.chat.rows import Button, Place, Row
 
 if TYPE_CHECKING:
@@ -50,10 +50,7 @@ class Selector(QObject):
         """What is selected in a row, first place first."""
         if self._ends is None or self._view.model.turn(number).id != self._selected_id:
             return None
-        first, last = self._ends
-        if (first.piece, first.position) > (last.piece, last.position):
-            first, last = last, first
-        return first, last
+        return min(self._ends), max(self._ends)
 
     @property
     def text(self) -> str:
@@ -95,7 +92,7 @@ class Selector(QObject):
         self.clear()
         if row is None:
             return
-        self._pressed = self._reachable(number, row, at)
+        self._pressed = row.button(at.x(), at.y())
         if self._pressed is not None:
             return
         self._link = row.link(at.x(), at.y())
@@ -109,7 +106,7 @@ class Selector(QObject):
             self._drag(event.position())
             return
         number, row, at = self._under(event.position())
-        button = self._reachable(number, row, at) if row is not None else None
+        button = row.button(at.x(), at.y()) if row is not None else None
         if number != self.row or button != self.button:
             self.row, self.button = number, button
             self._view.viewport().update()
@@ -139,7 +136,7 @@ class Selector(QObject):
         if row is None or event.button() != Qt.MouseButton.LeftButton:
             return
         if pressed is not None:
-            if self._reachable(number, row, at) == pressed:
+            if row.button(at.x(), at.y()) == pressed:
                 self.act(number, pressed)
         elif link and not self.text and row.link(at.x(), at.y()) == link:
             QDesktopServices.openUrl(QUrl(link))
@@ -148,12 +145,12 @@ class Selector(QObject):
         number, row, at = self._under(event.position())
         if row is None or event.button() != Qt.MouseButton.LeftButton:
             return
-        if self._reachable(number, row, at) is not None:
+        if row.button(at.x(), at.y()) is not None:
             self.press(event)
             return
         place = row.place(at.x(), at.y()) if row.over_text(at.x(), at.y()) else None
         if place is not None:
-            start, end = word_at(row.pieces[place.piece], place.position)
+            start, end = row.pieces[place.piece].word_at(place.position)
             self.select(number, Place(place.piece, start), Place(place.piece, end))
 
     def leave(self) -> None:
@@ -176,9 +173,6 @@ class Selector(QObject):
         if number < 0:
             return -1, None, QPointF()
         return number, view.row(number), position - QPointF(view.column_left, view.row_top(number))
-
-    def _reachable(self, number: int, row: Row, at: QPointF) -> Button | None:
-        return row.button(at.x(), at.y())
 
     # actions
 
@@ -222,8 +216,7 @@ class Selector(QObject):
         if link:
             self._add(menu, "Copy link", lambda: QGuiApplication.clipboard().setText(link))
         self._add(menu, "Select all of this message", lambda: self.select_row(number))
-        under = row.button(inside.x(), inside.y())
-        code = under if under is not None and under.act == "code" else row.code_under(inside.y())
+        code = row.code_button(inside.y())
         if code is not None:
             self._add(menu, "Copy code", lambda: self.act(number, code))
         for button in row.buttons:

@@ -24,7 +24,8 @@ from PySide6.QtWidgets import QAbstractScrollArea, QFrame, QPushButton, QWidget
 
 from desktop.chat.heights import Heights
 from desktop.chat.model import TranscriptModel, Turn
-from desktop.chat.rows import Button, Look, Row
+from desktop.chat.rowpaint import Look, paint_row
+from desktop.chat.rows import Button, Row
 from desktop.chat.selecting import COPIED_MS, Selector
 from desktop.chat.style import MARGIN, MEASURE, Style
 from desktop.theme import Theme
@@ -302,7 +303,7 @@ class TranscriptView(QAbstractScrollArea):
         top = self.row_top(number)
         while number < len(self.model) and top < page:
             row = self.row(number)
-            row.paint(painter, QPointF(left, top), -top, page - top, self._look(number))
+            paint_row(painter, row, QPointF(left, top), -top, page - top, self._look(number))
             top += row.height
             number += 1
 
@@ -311,7 +312,7 @@ class TranscriptView(QAbstractScrollArea):
         hovered = self.selector.row == number
         return Look(
             selection=self.selector.selection(number),
-            hovered=hovered or last,
+            active=hovered or last,
             button=self.selector.button if hovered else None,
             noted=self._noted[1:] if self._noted and self._noted[0] == self.model.turn(number).id else None,
         )
