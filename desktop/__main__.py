@@ -9,6 +9,10 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from api.core import Options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,16 +21,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ["QT_API"] = "pyside6"  # qasync tries other bindings first
     from api import cli
 
-    return cli.main(sys.argv[1:] if arguments is None else arguments, window=_window, selftest=_selftest)
+    return cli.main(arguments, window=_window, selftest=_selftest)
 
 
-def _window(options: object) -> int:
+def _window(options: Options) -> int:
     from desktop.app import run
 
     return run(options)
 
 
-def _selftest(options: object) -> int:
+def _selftest(options: Options) -> int:
     from desktop.selftest import run
 
     return run(options)

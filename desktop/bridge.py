@@ -77,7 +77,7 @@ class Bridge(QObject):
             for consumer in self._consumers:
                 try:
                     consumer(envelopes)
-                except Exception:  # noqa: BLE001 - one widget's bug must not stop the others
+                except Exception:
                     logger.exception("a part of the window failed on a frame")
             self._meter.frame((time.perf_counter() - started) * 1000.0)
         if subscription.pending:

@@ -1,4 +1,4 @@
-"""The list of conversations, model and painting. Made for ten thousand: pages are asked for while scrolling."""
+"""The list of conversations, model and painting. Made for ten thousand: pages come in while one scrolls."""
 
 from __future__ import annotations
 

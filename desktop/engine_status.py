@@ -28,6 +28,7 @@ from engine.types import ModelInfo
 class EngineStatus:
     """State of engine and model, and which generations wait and run."""
 
+    epoch: int = 0
     state: str = "starting"
     """`starting`, `loading`, `ready`, `restarting`, `failed` or `stopped`."""
     loading_model: str | None = None
@@ -42,6 +43,7 @@ class EngineStatus:
         """Begin with a snapshot."""
         engine = snapshot.get("engine") or {}
         self.state = str(engine.get("state", "starting"))
+        self.epoch = int(engine.get("epoch", 0))
         self.error = ErrorInfo.model_validate(engine["error"]) if engine.get("error") else None
         self.model = ModelInfo.model_validate(snapshot["model"]) if snapshot.get("model") else None
         loading = snapshot.get("loading")
@@ -59,7 +61,7 @@ class EngineStatus:
         """Take one event in; answers whether anything shown may have changed."""
         match event:
             case EngineStarted():
-                self.state, self.progress = "loading", 0.0
+                self.epoch, self.state, self.progress = event.epoch, "loading", 0.0
             case ModelLoading():
                 self.state, self.loading_model, self.progress = "loading", event.model, event.progress
             case ModelLoaded():
@@ -87,6 +89,8 @@ class EngineStatus:
         return True
 
     def _exited(self, event: EngineExited) -> None:
+        if event.epoch < self.epoch:
+            return  # a former worker, whose place is taken already
         self.model = self.loading_model = None
         if event.will_restart:
             self.state = "restarting"

@@ -58,7 +58,7 @@ class Panel(QScrollArea):
         self.load.add_curve("muted", fill=False)
         self.load.add_curve("accent", fill=False)
         self.load.heading.show_note(("CPU", "good"), ("memory", "muted"))
-        self._plots = (self.rate, self.latency, self.context, self.load)
+        self.plots = (self.rate, self.latency, self.context, self.load)
         self._processes = Heading("", "", theme)
         self.clients = ClientList(theme)
         layout = QVBoxLayout(inside)
@@ -67,7 +67,7 @@ class Panel(QScrollArea):
         layout.addWidget(self._model_name)
         layout.addWidget(self._model_detail)
         layout.addWidget(self.cards)
-        for plot in self._plots:
+        for plot in self.plots:
             plot.setMaximumHeight(180)
             layout.addWidget(plot, 1)
         layout.addWidget(self._processes)
@@ -99,7 +99,7 @@ class Panel(QScrollArea):
         for widget in (self._model_name, self._model_detail, self._processes):
             widget.set_theme(theme)
         self.cards.set_theme(theme)
-        for plot in self._plots:
+        for plot in self.plots:
             plot.set_theme(theme)
         self.clients.set_theme(theme)
 
