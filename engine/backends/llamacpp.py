@@ -18,7 +18,7 @@ import llama_cpp
 import numpy as np
 from llama_cpp import llama_cpp as lib
 
-from engine.backend import Batch, LoadProgress, Sampled
+from engine.backend import Batch, LoadProgress, Sampled, Sampler
 from engine.errors import TokenglassError
 from engine.gguf import read_header
 from engine.types import ModelInfo, SamplingParams, WorkerConfig
@@ -28,6 +28,8 @@ __all__ = ["LlamaBackend", "LlamaSampler", "lib", "load"]
 DEFAULT_CTX = 4096
 PENALTY_LAST_N = 64
 _SPM = 1  # llama_vocab_type: SentencePiece BPE
+_LOG_INFO, _LOG_ERROR, _LOG_CONTINUED = 2, 4, 5  # ggml_log_level
+_log_level = 0
 
 _errors: deque[str] = deque(maxlen=8)
 """llama.cpp's last error lines, to tell why a load failed."""
@@ -35,10 +37,14 @@ _errors: deque[str] = deque(maxlen=8)
 
 @lib.llama_log_callback  # type: ignore[untyped-decorator, unused-ignore]
 def _log(level: int, text: bytes, _: ctypes.c_void_p) -> None:
+    global _log_level
+    if level != _LOG_CONTINUED:
+        _log_level = level
+    if _log_level < _LOG_INFO:
+        return
     line = text.decode("utf-8", "replace")
-    if level >= 1 and level != 4:  # no debug lines
-        sys.stderr.write(line)
-    if level == 3:
+    sys.stderr.write(line)
+    if level == _LOG_ERROR:
         _errors.append(line.strip())
 
 
@@ -166,7 +172,8 @@ class LlamaBackend:
             )
         lib.llama_synchronize(self._context)
 
-    def sample(self, sampler: LlamaSampler, index: int) -> Sampled:
+    def sample(self, sampler: Sampler, index: int) -> Sampled:
+        assert isinstance(sampler, LlamaSampler)
         token = lib.llama_sampler_sample(sampler.chain, self._context, index)
         logits = lib.llama_get_logits_ith(self._context, index)
         chosen = logits[token]
