@@ -10,6 +10,7 @@ import random
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from functools import cache
 
 from engine.backend import Backend, Sampled, Sampler
 from engine.detokenize import PieceCache
@@ -63,6 +64,7 @@ class EngineCore:
         self._slots = Slots(backend.info.n_slots)
         self._scheduler = Scheduler(config.n_batch, config.queue_limit)
         self._pieces = PieceCache(backend.piece)
+        self._is_eog = cache(backend.is_eog)
         self._running: dict[int, _Generation] = {}
         """By slot id."""
         self._refused: list[Event] = []
@@ -148,8 +150,7 @@ class EngineCore:
         # emit
         for generation, sample, t in samples:
             self._emit(generation, sample, t, deltas, finished)
-        metrics = StepMetrics.model_construct(
-            type="metrics.step",
+        metrics = StepMetrics(
             t=sampled,
             batch_size=len(plan.slots),
             prefill_tokens=plan.prefill_tokens,
@@ -270,7 +271,7 @@ class EngineCore:
         An end-of-generation token is neither delivered nor counted, so that `completion_tokens` is the
         number of tokens that a client has seen (llama-server counts it).
         """
-        if self._backend.is_eog(sample.token):
+        if self._is_eog(sample.token):
             self._finish(generation, "stop", deltas, finished)
             return
         output, slot = generation.output, generation.slot

@@ -67,11 +67,7 @@ class Output:
 
     def _say(self, text: str, tokens: list[Token], t: float, events: list[Event]) -> None:
         self._parts.append(text)
-        events.append(
-            GenerationDelta.model_construct(
-                type="generation.delta", t=t, generation_id=self._generation_id, text=text, tokens=tokens
-            )
-        )
+        events.append(GenerationDelta(t=t, generation_id=self._generation_id, text=text, tokens=tokens))
 
     def _route(
         self, pieces: list[Piece], token: Token | None, call_id: str | None, t: float, events: list[Event]

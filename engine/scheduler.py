@@ -8,7 +8,7 @@ in the order of their arrival, in chunks that fill the rest of the budget.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from operator import attrgetter
 
 from engine.backend import Batch
@@ -30,9 +30,9 @@ class Plan:
     """One step's batch, and whose tokens it has."""
 
     batch: Batch
-    slots: list[Slot] = field(default_factory=list)
+    slots: list[Slot]
     """Those with tokens in the batch."""
-    counts: list[int] = field(default_factory=list)
+    counts: list[int]
     """How many, slot by slot."""
     prefill_tokens: int = 0
     decode_tokens: int = 0
@@ -69,7 +69,6 @@ class Scheduler:
 
     def plan(self) -> Plan:
         """The next batch; empty where no slot is busy."""
-        plan = Plan(Batch([], [], [], []))
         decoding = [slot for slot in self.running if slot.computed >= slot.n_prompt]
         prefilling = [slot for slot in self.running if slot.computed < slot.n_prompt]
         budget = self._n_batch
@@ -77,27 +76,35 @@ class Scheduler:
         if len(decoding) > for_decoding:  # more slots than budget: take turns
             decoding = sorted(decoding, key=_last_turn)[:for_decoding]
         for slot in decoding:
-            self._take(plan, slot, 1)
-        plan.decode_tokens = len(decoding)
-        budget -= len(decoding)
+            self._turn += 1
+            slot.last_turn = self._turn
+        n = len(decoding)
+        batch = Batch(
+            [slot.tokens[-1] for slot in decoding],
+            [slot.computed for slot in decoding],
+            [slot.id for slot in decoding],
+            [True] * n,
+        )
+        plan = Plan(batch, decoding, [1] * n, decode_tokens=n)
+        budget -= n
         for slot in prefilling:
             if budget == 0:
                 break
             count = min(budget, slot.missing)
-            self._take(plan, slot, count)
-            plan.prefill_tokens += count
+            _append_prompt(plan, slot, count)
             budget -= count
         return plan
 
-    def _take(self, plan: Plan, slot: Slot, count: int) -> None:
-        batch, start = plan.batch, slot.computed
-        end = start + count
-        batch.tokens += slot.tokens[start:end]
-        batch.positions += range(start, end)
-        batch.sequences += [slot.id] * count
-        batch.wants_logits += [False] * (count - 1)
-        batch.wants_logits.append(end == len(slot.tokens))
-        self._turn += 1
-        slot.last_turn = self._turn
-        plan.slots.append(slot)
-        plan.counts.append(count)
+
+def _append_prompt(plan: Plan, slot: Slot, count: int) -> None:
+    """Put a chunk of a prompt into the batch; the logits of the prompt's last token are wanted."""
+    batch, start = plan.batch, slot.computed
+    end = start + count
+    batch.tokens += slot.tokens[start:end]
+    batch.positions += range(start, end)
+    batch.sequences += [slot.id] * count
+    batch.wants_logits += [False] * (count - 1)
+    batch.wants_logits.append(end == slot.n_prompt)
+    plan.slots.append(slot)
+    plan.counts.append(count)
+    plan.prefill_tokens += count

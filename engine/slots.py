@@ -23,7 +23,7 @@ class Slot:
     last_used: int = 0
     """Counts acquisitions and releases; the least is the least recently used."""
     last_turn: int = 0
-    """When it last had tokens in a batch; counts these occasions over all slots."""
+    """When it last decoded; counts these occasions over all slots."""
 
     @property
     def missing(self) -> int:
