@@ -137,9 +137,9 @@ class Core:
         place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self.url, self.base_url = f"ws://{place}/v1/live", f"http://{place}/v1"
         about = {"name": "tokenglass", "version": VERSION, "pid": os.getpid()}
-        server = LiveServer(self.bus, self.state, self.service, self.clients, about, self.run_id)
-        await server.start(sock, Guard(host, port, self.token, allowed))
-        stack.push_async_callback(self._stop, server)
+        self._server = LiveServer(self.bus, self.state, self.service, self.clients, about, self.run_id)
+        await self._server.start(sock, Guard(host, port, self.token, allowed))
+        stack.push_async_callback(self._stop)
         announcement = discovery.Announcement(self.paths.server_file, self.paths.token_file)
         stack.callback(announcement.withdraw)
         announcement.publish(self.url, self.base_url, self.token, VERSION)
@@ -150,10 +150,10 @@ class Core:
         if first is not None:
             self.supervisor.load(self.worker_config(first))
 
-    async def _stop(self, server: LiveServer) -> None:
+    async def _stop(self) -> None:
         """Let go of clients and worker at the same time; what overruns is logged and left."""
         self.supervisor.announce_stop()
-        results = await asyncio.gather(server.stop(), self.supervisor.stop(), return_exceptions=True)
+        results = await asyncio.gather(self._server.stop(), self.supervisor.stop(), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 logger.error("stopping: %r", result)
@@ -166,13 +166,13 @@ class Core:
         return self.supervisor.model_id
 
     async def find_model(self, name: str) -> dict[str, Any]:
-        """The library's entry for an id or a path. Raises TokenglassError `not_found`.
+        """The library's entry for an id. Raises TokenglassError `not_found` or what is wrong with the file.
 
         An app that was started with a fake model can also change to another fake one.
         """
         if is_fake(name) and self.options.model is not None and is_fake(self.options.model):
             return _fake_entry(name)
-        return await self.library.find(name)
+        return await self.library.get(name)
 
     def worker_config(self, entry: dict[str, Any]) -> WorkerConfig:
         """What a worker needs for an entry of the library: options first, then settings."""

@@ -37,14 +37,14 @@ def test_a_script_with_the_token_comes_in(guard: Guard) -> None:
     assert guard.check("GET", LIVE, headers()) == Visitor(LIVE, None, "")
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1:7317", "localhost:7317", "LOCALHOST:7317"])
+@pytest.mark.parametrize("host", ("127.0.0.1:7317", "localhost:7317", "LOCALHOST:7317"))
 def test_hosts_that_are_ours(guard: Guard, host: str) -> None:
     assert status(guard, headers(host=host)) == 101
 
 
 @pytest.mark.parametrize(
     "host",
-    [
+    (
         None,
         "",
         "evil.test:7317",
@@ -59,7 +59,7 @@ def test_hosts_that_are_ours(guard: Guard, host: str) -> None:
         "127.0.0.1:7317, evil.test",
         "a" * 8000,
         "http://[",
-    ],
+    ),
 )
 def test_other_hosts_get_421_for_everything(guard: Guard, host: str | None) -> None:
     for target in (LIVE, "/health", "/"):
@@ -73,7 +73,7 @@ def test_two_hosts_get_421(guard: Guard) -> None:
 
 @pytest.mark.parametrize(
     "origin",
-    [
+    (
         "http://evil.test",
         "http://127.0.0.1:7317",
         "http://localhost:3001",
@@ -84,7 +84,7 @@ def test_two_hosts_get_421(guard: Guard) -> None:
         "",
         "*",
         "http://localhost:3000 http://evil.test",
-    ],
+    ),
 )
 def test_other_origins_get_403_even_with_the_token(guard: Guard, origin: str) -> None:
     assert status(guard, headers(("Origin", origin))) == 403
@@ -104,14 +104,14 @@ def test_a_rebound_page_gets_421(guard: Guard) -> None:
 
 @pytest.mark.parametrize(
     "authorization",
-    ["", "Bearer", "Bearer ", TOKEN, f"Basic {TOKEN}", f"Bearer {TOKEN[:-1]}", f"Bearer {TOKEN}x",
-     f"Bearer {TOKEN} {TOKEN}", "Bearer x", f"bearer\t{TOKEN}", "Bearer \xff\xfe"],
+    ("", "Bearer", "Bearer ", TOKEN, f"Basic {TOKEN}", f"Bearer {TOKEN[:-1]}", f"Bearer {TOKEN}x",
+     f"Bearer {TOKEN} {TOKEN}", "Bearer x", f"bearer\t{TOKEN}", "Bearer \xff\xfe"),
 )  # fmt: skip
 def test_wrong_tokens_get_401(guard: Guard, authorization: str) -> None:
     assert status(guard, headers(("Authorization", authorization), token=False)) == 401
 
 
-@pytest.mark.parametrize("target", [LIVE, "/", "/v1/models", "/v1/live/", "/healthz", "/../health"])
+@pytest.mark.parametrize("target", (LIVE, "/", "/v1/models", "/v1/live/", "/healthz", "/../health"))
 def test_nothing_is_told_without_the_token(guard: Guard, target: str) -> None:
     assert status(guard, headers(token=False), target) == 401
 
@@ -129,7 +129,7 @@ def test_health_needs_no_token_but_the_right_host(guard: Guard) -> None:
     assert guard.check("GET", "/health", headers(token=False)) == Visitor("/health", None, "")
 
 
-@pytest.mark.parametrize("method", ["POST", "HEAD", "OPTIONS", "DELETE", "CONNECT", "get"])
+@pytest.mark.parametrize("method", ("POST", "HEAD", "OPTIONS", "DELETE", "CONNECT", "get"))
 def test_other_methods_get_405(guard: Guard, method: str) -> None:
     assert status(guard, headers(), LIVE, method) == 405
 
@@ -153,7 +153,7 @@ def test_without_a_token_there_is_no_server() -> None:
             Guard("127.0.0.1", PORT, empty)
 
 
-@pytest.mark.parametrize("origin", ["null", "*", "file://", "file:///x", "localhost:3000", "", "http://a b"])
+@pytest.mark.parametrize("origin", ("null", "*", "file://", "file:///x", "localhost:3000", "", "http://a b"))
 def test_origins_that_any_page_can_have_are_not_allowed(origin: str) -> None:
     with pytest.raises(TokenglassError) as caught:
         check_origin(origin)
@@ -165,13 +165,13 @@ def test_an_origin_is_compared_as_browsers_write_it() -> None:
     assert check_origin("chrome-extension://abcdef") == "chrome-extension://abcdef"
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.0.0.2", "::1", "[::1]"])
+@pytest.mark.parametrize("host", ("127.0.0.1", "localhost", "127.0.0.2", "::1", "[::1]"))
 def test_loopback_addresses(host: str) -> None:
     assert check_host(host) in ("127.0.0.1", "127.0.0.2", "::1")
 
 
 @pytest.mark.parametrize(
-    "host", ["0.0.0.0", "::", "192.168.1.5", "example.org", "", "127.1", "::ffff:1.2.3.4"]
+    "host", ("0.0.0.0", "::", "192.168.1.5", "example.org", "", "127.1", "::ffff:1.2.3.4")
 )
 def test_other_addresses_are_refused(host: str) -> None:
     with pytest.raises(TokenglassError):

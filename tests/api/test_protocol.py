@@ -40,7 +40,7 @@ def test_generate_in_its_three_forms() -> None:
 
 @pytest.mark.parametrize(
     "source",
-    [
+    (
         {},
         {"messages": MESSAGES, "prompt": "Once"},
         {"conversation_id": "c"},
@@ -49,7 +49,7 @@ def test_generate_in_its_three_forms() -> None:
         {"content": "hi"},
         {"messages": MESSAGES, "content": "hi"},
         {"prompt": "Once", "conversation_id": "c", "content": "a"},
-    ],
+    ),
 )
 def test_generate_takes_exactly_one_source(source: dict[str, Any]) -> None:
     assert refused({"type": "generate", **source}).code == "invalid_argument"
@@ -57,7 +57,7 @@ def test_generate_takes_exactly_one_source(source: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("argument", "value", "path"),
-    [
+    (
         ("max_tokens", 0, "max_tokens"),
         ("max_tokens", -1, "max_tokens"),
         ("max_tokens", 1.5, "max_tokens"),
@@ -82,7 +82,7 @@ def test_generate_takes_exactly_one_source(source: dict[str, Any]) -> None:
         ("on_disconnect", "explode", "on_disconnect"),
         ("tools", [{"type": "function", "function": {"name": "bad name"}}], "tools.0.function.name"),
         ("unknown", 1, "unknown"),
-    ],
+    ),
 )
 def test_a_wrong_argument_is_named(argument: str, value: object, path: str) -> None:
     error = refused({"type": "generate", "messages": MESSAGES, argument: value})
@@ -104,7 +104,7 @@ def test_commands_of_the_contract_that_are_missing_say_so(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("argument", "value"),
-    [("grammar", "root ::= ["), ("response_format", {"type": "json_object"}), ("tool_choice", "required")],
+    (("grammar", "root ::= ["), ("response_format", {"type": "json_object"}), ("tool_choice", "required")),
 )
 def test_arguments_of_the_contract_that_are_missing_say_so(argument: str, value: object) -> None:
     error = refused({"type": "generate", "messages": MESSAGES, argument: value})
@@ -133,7 +133,7 @@ def test_the_id_may_be_any_json_value() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [
+    (
         "",
         "x",
         "[]",
@@ -154,7 +154,7 @@ def test_the_id_may_be_any_json_value() -> None:
         '{"a":' + "[" * 900 + "]" * 900 + "}",
         '{"a":' + "9" * 5000 + "}",
         "\ufeff{}",
-    ],
+    ),
 )
 def test_what_is_not_clean_json(text: str) -> None:
     assert len(not_json(text).message) < 300
@@ -211,10 +211,12 @@ arguments = st.sampled_from(
 @settings(max_examples=300, deadline=None)
 @given(name=names | st.text(max_size=8), body=st.dictionaries(arguments, json_values, max_size=5))
 def test_any_object_is_a_command_or_an_error(name: str, body: dict[str, Any]) -> None:
+    frame = b"{}"
     try:
         protocol.parse_command({**body, "type": name})
     except TokenglassError as error:
-        assert protocol.reply_error(None, error.info)
+        frame = protocol.reply_error(None, error.info)
+    assert isinstance(json.loads(frame), dict)
 
 
 def test_damaged_frames_are_commands_or_errors() -> None:

@@ -1,0 +1,296 @@
+import asyncio
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from api import supervisor as module
+from api.core import Core
+from tests.api.harness import HI, CommandFailed, Wire, app, client, eventually, run
+
+SLOW = "fake:tokens=200,delay_ms=10"
+
+
+def kill_worker(core: Core) -> None:
+    pid = core.supervisor.worker_pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+
+
+async def ready(core: Core) -> None:
+    await eventually(lambda: core.supervisor.phase == "ready")
+
+
+def test_a_killed_worker_is_a_hiccup(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with app(tmp_path, SLOW) as core, client(core) as wire, client(core) as other:
+            await other.command("subscribe", events=["engine.*", "generation.finished"])
+            generation = await wire.generate()
+            await wire.event("generation.delta")
+            killed_t = time.monotonic()
+            kill_worker(core)
+            exited = await other.event("engine.exited")
+            assert time.monotonic() - killed_t < 0.5  # the bar is 50 ms; measured elsewhere
+            assert (exited["epoch"], exited["expected"], exited["signal"]) == (1, False, "SIGKILL")
+            assert exited["will_restart"] is True
+            finished = await wire.finished(generation)
+            assert finished["finish_reason"] == "error"
+            assert finished["error"]["code"] == "engine_lost"
+            assert finished["text"] == wire.text(generation) != ""
+            assert finished["usage"]["completion_tokens"] == len(wire.indices(generation))
+            assert finished["usage"]["prompt_tokens"] > 0
+            assert finished["timings"]["ttft_ms"] > 0
+            restarting = await other.event("engine.restarting")
+            assert restarting["attempt"] == 1
+            await other.event("engine.started", epoch=2)
+            second = await wire.generate(max_tokens=5)
+            assert (await wire.finished(second))["finish_reason"] == "length"
+            assert len(wire.events("generation.finished", generation)) == 1
+
+    run(test())
+
+
+def test_what_had_not_started_goes_to_the_next_worker(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with app(tmp_path, SLOW, parallel=1) as core, client(core) as wire:
+            first = await wire.generate()
+            waiting = [await wire.generate(max_tokens=3) for _ in range(3)]
+            await wire.event("generation.delta", generation_id=first)
+            kill_worker(core)
+            assert (await wire.finished(first))["error"]["code"] == "engine_lost"
+            for generation in waiting:
+                assert (await wire.finished(generation))["finish_reason"] == "length"
+                assert wire.indices(generation) == [0, 1, 2]
+                assert len(wire.events("generation.queued", generation)) == 1
+
+    run(test())
+
+
+def test_too_many_deaths_fail_until_a_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BACKOFF_S", (0.01, 0.01, 0.01))
+
+    async def test() -> None:
+        async with app(tmp_path, "fake:tokens=5,abort_after=3,delay_ms=50") as core, client(core) as wire:
+            await wire.command("subscribe", events=["engine.*", "model.*"])
+            for death in range(1, 5):
+                generation = await wire.generate()
+                assert (await wire.finished(generation))["error"]["code"] == "engine_lost"
+                exited = await wire.event("engine.exited", epoch=death)
+                assert exited["will_restart"] is (death < 4)
+                assert exited["signal"] == "SIGABRT"
+            with pytest.raises(CommandFailed, match="engine_failed"):
+                await wire.generate()
+            snapshot = await wire.command("snapshot")
+            assert snapshot["engine"]["state"] == "failed"
+            assert snapshot["engine"]["error"]["code"] == "engine_failed"
+            assert snapshot["generations"] == []
+            await wire.command("models.load", model="fake:tokens=4")
+            generation = await wire.generate()
+            assert (await wire.finished(generation))["usage"]["completion_tokens"] == 4
+
+    run(test())
+
+
+def test_the_second_and_third_death_are_survived_too(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with app(tmp_path, SLOW) as core, client(core) as wire:
+            for epoch in (1, 2, 3):
+                generation = await wire.generate()
+                await wire.event("generation.delta", generation_id=generation)
+                assert core.supervisor.epoch == epoch
+                kill_worker(core)
+                assert (await wire.finished(generation))["error"]["code"] == "engine_lost"
+            assert (await wire.finished(await wire.generate(max_tokens=2)))["finish_reason"] == "length"
+
+    run(test())
+
+
+def test_a_worker_that_dies_while_loading_is_started_again(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with app(tmp_path, "fake:load_ms=500,tokens=3") as core, client(core) as wire:
+            await wire.command("subscribe")
+            generation = await wire.generate()
+            await wire.event("model.loading")
+            kill_worker(core)
+            assert (await wire.finished(generation))["finish_reason"] == "stop"
+            assert core.supervisor.epoch == 2
+
+    run(test())
+
+
+def test_what_is_asked_while_loading_waits(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with app(tmp_path, "fake:load_ms=300,tokens=3") as core, client(core) as wire:
+            started = [await wire.generate() for _ in range(3)]
+            assert core.supervisor.phase == "loading"
+            for generation in started:
+                assert (await wire.finished(generation))["finish_reason"] == "stop"
+
+    run(test())
+
+
+def test_cancel_while_the_model_loads(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with app(tmp_path, "fake:load_ms=5000") as core, client(core) as wire:
+            generation = await wire.generate()
+            assert await wire.command("cancel", generation_id=generation) == {"state": "cancelling"}
+            finished = await wire.finished(generation)
+            assert (finished["finish_reason"], finished["error"]) == ("cancelled", None)
+            assert await wire.command("cancel", generation_id=generation) == {"state": "finished"}
+
+    run(test())
+
+
+def test_the_waiting_room_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        async with app(tmp_path, "fake:load_ms=5000", parallel=2) as core, client(core) as wire:
+            assert core.supervisor.config is not None
+            limit = core.supervisor.config.n_slots + core.supervisor.config.queue_limit
+            ids = [await wire.send("generate", messages=HI) for _ in range(60)]
+            for command_id in ids:
+                await wire.reply(command_id)
+            for _ in range(limit - 60):
+                await wire.generate()
+            with pytest.raises(CommandFailed, match="busy"):
+                await wire.generate()
+            assert len(core.state.generations) == limit
+
+    run(test())
+
+
+def test_switching_the_model(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with app(tmp_path, "fake:tokens=3") as core, client(core) as wire:
+            await wire.finished(await wire.generate())
+            await wire.command("subscribe", events=["engine.*", "model.*"])
+            assert (await wire.command("models.load", model="fake:tokens=7"))["state"] == "loading"
+            generation = await wire.generate()
+            assert (await wire.finished(generation))["usage"]["completion_tokens"] == 7
+            names = [frame["type"] for frame in wire.events() if not frame["type"].startswith("gen")]
+            assert [name for name in names if name != "model.loading"] == [
+                "model.unloaded",
+                "engine.exited",
+                "engine.started",
+                "model.loaded",
+            ]
+            assert wire.events("engine.exited")[0]["expected"] is True
+            assert core.supervisor.epoch == 2
+
+    run(test())
+
+
+def test_loading_the_same_model_again_does_nothing(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with app(tmp_path, "fake:tokens=3") as core, client(core) as wire:
+            await ready(core)
+            assert (await wire.command("models.load", model="fake:tokens=3"))["state"] == "ready"
+            assert core.supervisor.epoch == 1
+
+    run(test())
+
+
+def test_a_switch_waits_for_nobody_but_asks_first(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with app(tmp_path, SLOW) as core, client(core) as wire:
+            generation = await wire.generate()
+            await wire.event("generation.delta")
+            with pytest.raises(CommandFailed, match="busy"):
+                await wire.command("models.load", model="fake:tokens=2")
+            await wire.command("models.load", model="fake:tokens=2", force=True)
+            finished = await wire.finished(generation)
+            assert finished["finish_reason"] == "cancelled"
+            assert finished["text"] == wire.text(generation) != ""
+            next_one = await wire.generate()
+            assert (await wire.finished(next_one))["usage"]["completion_tokens"] == 2
+            assert len(wire.events("generation.finished", generation)) == 1
+
+    run(test())
+
+
+@pytest.mark.parametrize("broken", ("fake:load_fail=model_damaged", "fake:load_abort=1"))
+def test_a_model_that_cannot_be_loaded_gives_way_to_the_former(tmp_path: Path, broken: str) -> None:
+    async def test() -> None:
+        async with app(tmp_path, "fake:tokens=3") as core, client(core) as wire:
+            await wire.command("subscribe", events=["engine.*", "model.*"])
+            await ready(core)
+            await wire.command("models.load", model=broken)
+            failed = await wire.event("model.failed")
+            assert failed["error"]["code"] in ("model_damaged", "load_failed")
+            await ready(core)
+            generation = await wire.generate()
+            assert (await wire.finished(generation))["usage"]["completion_tokens"] == 3
+            assert (await wire.command("snapshot"))["engine"] | {"pid": 0, "epoch": 0} == {
+                "state": "ready",
+                "epoch": 0,
+                "pid": 0,
+                "error": None,
+            }
+
+    run(test())
+
+
+def test_a_first_model_that_cannot_be_loaded(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with app(tmp_path, "fake:load_ms=200,oom_at_load=1") as core, client(core) as wire:
+            waiting = await wire.generate()
+            assert (await wire.finished(waiting))["error"]["code"] == "out_of_memory"
+            with pytest.raises(CommandFailed, match="no_model"):
+                await wire.generate()
+            assert (await wire.command("snapshot"))["engine"]["error"]["code"] == "out_of_memory"
+            await eventually(lambda: core.state.pid is None)
+            await wire.command("models.load", model="fake:tokens=1")
+            await wire.finished(await wire.generate())
+
+    run(test())
+
+
+def test_a_load_can_be_overtaken_by_another(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with app(tmp_path, "fake:load_ms=60000") as core, client(core) as wire:
+            await asyncio.sleep(0.2)
+            for _ in range(3):
+                await wire.command("models.load", model="fake:load_ms=60001")
+                await wire.command("models.load", model="fake:tokens=2")
+            generation = await wire.generate()
+            assert (await wire.finished(generation))["usage"]["completion_tokens"] == 2
+            assert core.state.epoch == core.supervisor.epoch
+
+    run(test())
+
+
+@pytest.mark.parametrize("model", (SLOW, "fake:load_ms=60000", "fake:hang_after=2"))
+def test_quitting_ends_everything_soon(tmp_path: Path, model: str) -> None:
+    async def test() -> None:
+        wire: Wire
+        async with app(tmp_path, model) as core, client(core) as wire:
+            generation = await wire.generate()
+            if "load_ms" not in model:
+                await wire.event("generation.delta")
+            pid = core.supervisor.worker_pid
+            leaving_t = time.monotonic()
+            await core._stop()
+            assert time.monotonic() - leaving_t < 2.0
+            await eventually(lambda: wire.closed)
+            finished = wire.events("generation.finished", generation)
+            assert [frame["error"]["code"] for frame in finished] == ["shutting_down"]
+            assert wire.connection.close_code == 1001
+            with pytest.raises(ProcessLookupError):
+                os.kill(pid or -1, 0)
+
+    run(test())
+
+
+def test_what_ends_two_workers_is_not_given_to_a_third(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with app(tmp_path, "fake:tokens=5,abort_after=1") as core, client(core) as wire:
+            generation = await wire.generate()
+            assert (await wire.finished(generation))["error"]["code"] == "engine_lost"
+            await ready(core)
+            assert core.supervisor.epoch in (2, 3)
+            assert len(wire.events("generation.finished")) == 1
+
+    run(test())
