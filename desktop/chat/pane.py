@@ -77,6 +77,7 @@ class ChatPane(QWidget):
         stop = QShortcut(QKeySequence(Qt.Key.Key_Escape), self)
         stop.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
         stop.activated.connect(self._stop)
+        self.setFocusProxy(self.composer.input)
         self.set_theme(theme)
         self._show()
 

@@ -223,9 +223,11 @@ def _buttons(painter: QPainter, row: Row, at: QPointF, look: Look) -> None:
             painter.drawRoundedRect(rect, 6, 6)
         painter.setPen(style.text if over else style.muted)
         done = look.noted is not None and look.noted[0] == button.act
-        painter.drawText(
-            rect, Qt.AlignmentFlag.AlignCenter, look.noted[1] if done and look.noted else button.label
-        )
+        label = look.noted[1] if done and look.noted else button.label
+        if button.act == "variant":
+            painter.drawText(rect, Qt.AlignmentFlag.AlignCenter, label)
+        else:
+            painter.drawText(rect.adjusted(8, 0, 0, 0), MIDDLE, label)
     if look.active and not row.variant_rect.isEmpty():
         painter.setFont(style.figures)
         painter.setPen(style.muted)

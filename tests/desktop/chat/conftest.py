@@ -1,7 +1,28 @@
-"""Hand-made events and conversations for the chat pane."""
+"""A chat pane on the screen that isn't there."""
 
 from __future__ import annotations
 
-import os
+import pytest
+from pytestqt.qtbot import QtBot
 
-os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+from desktop.chat.pane import ChatPane
+from desktop.theme import DARK
+from tests.desktop.chat.builders import Stream
+
+
+@pytest.fixture
+def pane(qtbot: QtBot) -> ChatPane:
+    """Shown, with a ready engine and an open conversation without messages."""
+    pane = ChatPane(DARK)
+    qtbot.addWidget(pane)
+    pane.resize(900, 700)
+    pane.set_engine_state("ready")
+    pane.show_conversation({"conversation": {"id": "c1", "title": ""}, "messages": []})
+    pane.show()
+    qtbot.waitExposed(pane)
+    return pane
+
+
+@pytest.fixture
+def stream() -> Stream:
+    return Stream()

@@ -1,0 +1,282 @@
+"""The chat pane with hand-made events: asking, streaming, stopping, other answers, other programs."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PySide6.QtCore import QPoint, Qt
+from PySide6.QtGui import QGuiApplication
+from PySide6.QtWidgets import QPushButton
+from pytestqt.qtbot import QtBot
+
+from desktop.chat.pane import ChatPane
+from desktop.theme import DARK, LIGHT
+from engine.errors import ErrorInfo
+from engine.events import ConversationDeleted, ReasoningDelta, ToolCallDelta, ToolCallDone
+from engine.types import ToolCall
+from tests.desktop.chat.builders import (
+    Stream,
+    asked,
+    conversation,
+    delta,
+    finished,
+    message,
+    progress,
+    queued,
+    started,
+    stored,
+    turns,
+)
+
+
+def click(qtbot: QtBot, pane: ChatPane, row: int, act: str) -> None:
+    """Press a row's button with the mouse."""
+    view = pane.view
+    button = next(button for button in view.row(row).buttons if button.act == act)
+    at = button.rect.center().toPoint() + QPoint(view.column_left, view.row_top(row))
+    qtbot.mouseMove(view.viewport(), at)
+    qtbot.mouseClick(view.viewport(), Qt.MouseButton.LeftButton, pos=at)
+
+
+def texts(pane: ChatPane) -> list[tuple[str, str]]:
+    return [(turn.role, turn.text) for turn in pane.model.turns]
+
+
+def test_a_question_and_its_answer(pane: ChatPane, stream: Stream, qtbot: QtBot) -> None:
+    pane.focus_composer()
+    qtbot.keyClicks(pane.composer.input, "Hello?")
+    with qtbot.waitSignal(pane.sendRequested) as sent:
+        qtbot.keyClick(pane.composer.input, Qt.Key.Key_Return)
+    assert sent.args == ["Hello?"]
+    assert pane.composer.text == ""
+    pane.consume(stream(*asked("Hello?")))
+    assert pane.composer.button.text() == "Stop"
+    for piece in ("Good ", "**day", "** to you"):
+        pane.consume(stream(delta(piece)))
+    assert texts(pane) == [("user", "Hello?"), ("assistant", "Good **day** to you")]
+    pane.consume(stream(finished("Good **day** to you.")))
+    turn = pane.model.turn(1)
+    assert (turn.status, turn.text) == ("complete", "Good **day** to you.")
+    assert turn.timings is not None
+    assert pane.composer.button.text() == "Send"
+    assert pane.view.row(1).pieces[0].text == "Good day to you."
+
+
+def test_events_before_their_messages(pane: ChatPane, stream: Stream) -> None:
+    events = asked()
+    pane.consume(stream(events[2], events[3], delta("Al"), events[0], events[1]))
+    pane.consume(stream(delta("so")))
+    assert texts(pane) == [("user", "Hello?"), ("assistant", "Also")]
+
+
+@pytest.mark.parametrize("way", ["button", "escape"])
+def test_stop(pane: ChatPane, stream: Stream, qtbot: QtBot, way: str) -> None:
+    pane.consume(stream(*asked(), delta("One two")))
+    with qtbot.waitSignal(pane.stopRequested) as stopped:
+        if way == "button":
+            qtbot.mouseClick(pane.composer.button, Qt.MouseButton.LeftButton)
+        else:
+            qtbot.keyClick(pane.composer.input, Qt.Key.Key_Escape)
+    assert stopped.args == ["g1"]
+    pane.consume(stream(finished("One two", reason="cancelled")))
+    assert pane.model.turn(1).status == "cancelled"
+    with qtbot.assertNotEmitted(pane.stopRequested):
+        qtbot.keyClick(pane.composer.input, Qt.Key.Key_Escape)
+
+
+def test_nothing_is_sent_while_an_answer_runs(pane: ChatPane, stream: Stream, qtbot: QtBot) -> None:
+    pane.consume(stream(*asked()))
+    qtbot.keyClicks(pane.composer.input, "next")
+    with qtbot.assertNotEmitted(pane.sendRequested):
+        qtbot.keyClick(pane.composer.input, Qt.Key.Key_Return)
+    assert pane.composer.text == "next"
+
+
+def test_regenerate_and_variants(pane: ChatPane, stream: Stream, qtbot: QtBot) -> None:
+    pane.show_conversation(
+        conversation(message("u1", "user", "Q"), message("a1", "assistant", "First", "u1"))
+    )
+    with qtbot.waitSignal(pane.regenerateRequested) as asked_again:
+        click(qtbot, pane, 1, "regenerate")
+    assert asked_again.args == ["u1"]
+    answer = message("a2", "assistant", "", "u1", status="streaming", generation_id="g2")
+    del answer["variants"], answer["variant"]
+    pane.consume(stream(stored(answer), queued("g2", message_id="a2"), started("g2"), delta("Second", "g2")))
+    assert texts(pane) == [("user", "Q"), ("assistant", "Second")]
+    pane.consume(stream(finished("Second", "g2")))
+    turn = pane.model.turn(1)
+    assert (turn.variants, turn.variant) == (("a1", "a2"), 1)
+    assert pane.view.row(1).variant_label == "2/2"
+    with qtbot.waitSignal(pane.variantRequested) as other:
+        click(qtbot, pane, 1, "variant")
+    assert other.args == ["a1"]
+
+
+def test_a_conversation_opened_while_it_is_answered(pane: ChatPane, stream: Stream) -> None:
+    pane.show_conversation(None)
+    pane.consume(stream(*asked(), delta("Streamed so far")))
+    lagging = message("a1", "assistant", "Strea", "u1", status="streaming", generation_id="g1")
+    pane.show_conversation(conversation(message("u1", "user", "Hello?"), lagging))
+    assert pane.model.turn(1).text == "Streamed so far"
+    pane.consume(stream(delta(", and on")))
+    assert pane.model.turn(1).text == "Streamed so far, and on"
+
+
+def test_other_conversations_are_left_alone(pane: ChatPane, stream: Stream) -> None:
+    pane.show_conversation(conversation(message("x", "user", "Mine"), identifier="c2"))
+    pane.consume(stream(*asked(), delta("Not here")))
+    assert texts(pane) == [("user", "Mine")]
+    assert pane.running is None
+
+
+def test_progress_before_the_first_token(pane: ChatPane, stream: Stream) -> None:
+    events = asked()
+    pane.consume(stream(*events[:3]))
+    assert pane.model.turn(1).phase == "queued"
+    pane.consume(stream(started(prompt=1024, cached=100)))
+    turn = pane.model.turn(1)
+    assert (turn.phase, turn.done, turn.total) == ("prompt", 100, 1024)
+    pane.consume(stream(progress(312, 1024)))
+    assert pane.model.turn(1).done == 312
+    pane.consume(stream(delta("Now")))
+    assert pane.model.turn(1).phase == "decoding"
+
+
+def test_an_error_says_what_happened(pane: ChatPane, stream: Stream) -> None:
+    error = ErrorInfo(code="engine_lost", message="the engine ended", hint="ask again")
+    pane.consume(stream(*asked(), delta("Half"), finished("Half", reason="error", error=error)))
+    turn = pane.model.turn(1)
+    assert (turn.status, turn.text, turn.error) == ("error", "Half", error)
+    pane.grab()
+
+
+def test_tool_calls_and_reasoning(pane: ChatPane, stream: Stream, qtbot: QtBot) -> None:
+    call = ToolCall(id="t", name="calculator", arguments='{"expression": "12 + 30"}')
+    pane.consume(stream(*asked(), ReasoningDelta(generation_id="g1", text="Let me see", tokens=[])))
+    pane.consume(stream(ToolCallDelta(generation_id="g1", call_id="t", text='{"name', tokens=[])))
+    assert pane.model.turn(1).tool_calls[0].arguments == '{"name'
+    pane.consume(stream(ToolCallDone(generation_id="g1", call=call)))
+    assert pane.model.turn(1).tool_calls == (call,)
+    closed = pane.view.row(1).height
+    click(qtbot, pane, 1, "thought")
+    row = pane.view.row(1)
+    assert row.height > closed
+    assert row.pieces[0].text == "Let me see"
+    click(qtbot, pane, 1, "thought")
+    assert pane.view.row(1).height == closed
+
+
+def test_other_programs_live(pane: ChatPane, stream: Stream, qtbot: QtBot) -> None:
+    pane.consume(
+        stream(queued("f1", conversation_id=None, name="watch.py", client="s", origin="live", text="Why?"))
+    )
+    pane.consume(stream(*asked("Mine")))
+    pane.show_live()
+    pane.consume(stream(started("f1"), delta("Because", "f1")))
+    pane.consume(
+        stream(queued("f2", conversation_id=None, name="bot", client="b", origin="responses", text="And?"))
+    )
+    assert texts(pane) == [("user", "Why?"), ("assistant", "Because"), ("user", "And?"), ("assistant", "")]
+    assert [turn.client_name for turn in pane.model.turns] == ["watch.py", "watch.py", "bot", "bot"]
+    assert not pane.composer.isVisible()
+    assert not any(button.act == "regenerate" for button in pane.view.row(1).buttons)
+    pane.show_live("b")
+    assert texts(pane) == [("user", "And?"), ("assistant", "")]
+    pane.show_conversation(None)
+    assert pane.composer.isVisible()
+    assert texts(pane) == []
+
+
+def test_drafts_stay_with_their_conversations(pane: ChatPane, qtbot: QtBot) -> None:
+    qtbot.keyClicks(pane.composer.input, "for the first")
+    pane.show_conversation(conversation(identifier="c2"))
+    assert pane.composer.text == ""
+    qtbot.keyClicks(pane.composer.input, "for the second")
+    pane.show_live()
+    pane.show_conversation(conversation(identifier="c1"))
+    assert pane.composer.text == "for the first"
+    pane.show_conversation(conversation(identifier="c2"))
+    assert pane.composer.text == "for the second"
+
+
+def test_a_conversation_shown_again_keeps_what_is_being_written(pane: ChatPane, qtbot: QtBot) -> None:
+    qtbot.keyClicks(pane.composer.input, "half a sen")
+    pane.show_conversation(conversation(message("u1", "user", "Q")))
+    assert pane.composer.text == "half a sen"
+
+
+def test_suggestions(pane: ChatPane, qtbot: QtBot) -> None:
+    button = next(button for button in pane.empty.findChildren(QPushButton) if "12 + 30" in button.text())
+    with qtbot.waitSignal(pane.sendRequested) as sent:
+        qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
+    assert sent.args == ["What is 12 + 30?"]
+    pane.set_engine_state("loading")
+    assert not button.isEnabled()
+
+
+def test_an_engine_that_is_not_ready_says_why(pane: ChatPane, qtbot: QtBot) -> None:
+    pane.set_engine_state("loading", "Loading starter…")
+    assert pane.composer.input.placeholderText() == "Loading starter…"
+    qtbot.keyClicks(pane.composer.input, "Hi")
+    with qtbot.assertNotEmitted(pane.sendRequested):
+        qtbot.keyClick(pane.composer.input, Qt.Key.Key_Return)
+    pane.set_engine_state("ready")
+    assert pane.composer.input.placeholderText() == "Write a message…"
+    with qtbot.waitSignal(pane.sendRequested):
+        qtbot.keyClick(pane.composer.input, Qt.Key.Key_Return)
+
+
+def test_ctrl_shift_c_copies_the_last_answer(pane: ChatPane, qtbot: QtBot) -> None:
+    pane.show_conversation(turns(4, answer="Take *this*"))
+    pane.activateWindow()
+    pane.focus_composer()
+    qtbot.waitUntil(lambda: pane.isActiveWindow())
+    QGuiApplication.clipboard().setText("old")
+    modifiers = Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier
+    qtbot.keyClick(pane.composer.input, Qt.Key.Key_C, modifiers)
+    assert QGuiApplication.clipboard().text() == "Take *this*"
+
+
+def test_a_deleted_conversation_leaves_the_screen(pane: ChatPane, stream: Stream) -> None:
+    pane.show_conversation(turns(4))
+    pane.consume(stream(ConversationDeleted(conversation_id="c1")))
+    assert pane.conversation_id is None
+    assert len(pane.model) == 0
+
+
+def test_a_theme_switch_repaints_everything(pane: ChatPane) -> None:
+    pane.show_conversation(turns(6))
+    heights = [pane.view.row(row).height for row in range(6)]
+    colours = []
+    for theme in (DARK, LIGHT):
+        pane.set_theme(theme)
+        image = pane.grab().toImage()
+        colours.append(image.pixelColor(2, 2).name())
+        user = pane.view.row_top(4) + 10
+        if 0 < user < pane.view.height():
+            right = pane.view.column_left + pane.view.column_width - 4
+            assert image.pixelColor(right, user).name() == theme.user_bg
+    assert colours == [DARK.window, LIGHT.window]
+    assert [pane.view.row(row).height for row in range(6)] == heights
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_split_of_an_answer_looks_the_same(pane: ChatPane, data: st.DataObject) -> None:
+    text = "# Head\n\nSome `code` and **bold**\n\n```python\nx = '''a\nb'''\n```\n\n1. one\n2. two\n\n|a|b|\n|-|-|\n|🙂|2|\n"
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(text) - 1), max_size=20)))
+    stream = Stream()
+    pane.show_conversation({"conversation": {"id": "c1"}, "messages": []})
+    pane.reset_stream()
+    pane.consume(stream(*asked()))
+    for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
+        pane.consume(stream(delta(text[start:end])))
+        pane.view.row(1)
+    pane.consume(stream(finished(text)))
+    streamed = pane.view.row(1)
+    pane.show_conversation(conversation(message("u1", "user", "Q"), message("a1", "assistant", text, "u1")))
+    whole = pane.view.row(1)
+    assert [piece.block for piece in streamed.pieces] == [piece.block for piece in whole.pieces]
+    assert [piece.height for piece in streamed.pieces] == [piece.height for piece in whole.pieces]
+    assert streamed.tops == whole.tops
