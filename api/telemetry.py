@@ -82,6 +82,12 @@ class Telemetry:
             self._publish(event)
 
 
+def read_gpus() -> list[GpuMetrics]:
+    """One look at the GPUs, for reports; may take as long as the driver does."""
+    with _Gpus() as gpus:
+        return gpus.sample()
+
+
 class _Process:
     """CPU use and resident memory of one process; zeros once it is gone."""
 

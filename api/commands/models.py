@@ -1,0 +1,82 @@
+"""`tokenglass models`: the model library, with or without a running app."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from api.commands import one_line, prepare_output
+from api.library import Library
+from api.paths import Paths, tilde
+from api.settings import SettingsStore
+from engine.errors import TokenglassError
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out `list` (the default), `add`, `remove` or `pull`. Raises TokenglassError."""
+    prepare_output()
+    if args.action == "pull":
+        raise TokenglassError(
+            "not_implemented",
+            "models pull is not built yet",
+            hint="download the GGUF file yourself, then: tokenglass models add FILE",
+        )
+    paths = Paths.resolve(args.home)
+    library = Library(paths, SettingsStore(paths.settings_file))
+    if args.action == "add":
+        entry = library.add_now(args.file)
+        print(f"added {entry['id']}: {_facts(entry)}")
+    elif args.action == "remove":
+        entry = library.remove_now(args.id)
+        print(f"removed {entry['id']} from the list; the file {tilde(entry['path'])} stays")
+    else:
+        models = library.list_now()
+        print(json.dumps(models, indent=2) if getattr(args, "json", False) else table(models))
+    return 0
+
+
+def table(models: list[dict[str, Any]]) -> str:
+    """The models as aligned columns; a file that can't be loaded says why."""
+    rows = [("ID", "PARAMS", "QUANT", "CONTEXT", "SIZE", "FROM", "FILE")]
+    for model in models:
+        error = model["error"]
+        rows.append(
+            (
+                model["id"],
+                count(model["n_params"]),
+                model["quantization"] or "-",
+                str(model["n_ctx_train"] or "-"),
+                size(model["size_bytes"]),
+                model["source"],
+                f"! {one_line(error['message'], 200)}" if error else one_line(tilde(model["path"]), 200),
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def count(number: int | None) -> str:
+    """A number of parameters: 7.5M, 1.2B."""
+    if not number:
+        return "-"
+    for unit, factor in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if number >= factor:
+            return f"{number / factor:.1f}{unit}"
+    return str(number)
+
+
+def size(size_bytes: int | None) -> str:
+    """Bytes in units of 1000: 11.8 MB."""
+    if size_bytes is None:
+        return "-"
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size_bytes >= factor:
+            return f"{size_bytes / factor:.1f} {unit}"
+    return f"{size_bytes} B"
+
+
+def _facts(entry: dict[str, Any]) -> str:
+    facts = [entry["architecture"], f"{count(entry['n_params'])} parameters", entry["quantization"]]
+    return ", ".join([fact for fact in facts if fact] + [size(entry["size_bytes"])])
