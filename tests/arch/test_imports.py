@@ -101,12 +101,12 @@ def loaded_by(module: str) -> set[str]:
 
 @pytest.mark.parametrize(
     ("module", "expected", "forbidden"),
-    (
+    [
         ("desktop.app", {"PySide6", "qasync", "websockets"}, {"llama_cpp"}),
         ("engine.worker", {"engine"}, {"PySide6", "qasync", "pyqtgraph", "websockets", "desktop", "api"}),
         ("engine.entry", {"engine"}, {"PySide6", "qasync", "pyqtgraph", "websockets", "desktop", "api"}),
         ("api.serve", {"websockets"}, {"PySide6", "qasync", "pyqtgraph", "llama_cpp", "desktop"}),
-    ),
+    ],
 )
 def test_process_loads_nothing_foreign(module: str, expected: set[str], forbidden: set[str]) -> None:
     loaded = loaded_by(module)

@@ -7,8 +7,7 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-MAX_LINES = 500
-LIMITED = ("engine", "api", "desktop", "packaging", "tests")
+MAX_LINES = {"engine": 500, "api": 500, "desktop": 500, "packaging": 500, "tests": 800}
 TEXT = {".py", ".pyi", ".sh", ".toml", ".md", ".txt", ".in", ".cfg", ".yml", ".yaml", ".spec", ".html", ".js"}
 # Where packages or models are downloaded from is each machine's own business; built up here so that this file
 # itself holds none of them.
@@ -75,6 +74,6 @@ def test_no_file_grows_too_long() -> None:
     wrong = [
         f"{path}: {text.count(chr(10))} lines"
         for path, text in texts()
-        if path.suffix == ".py" and path.parts[0] in LIMITED and text.count("\n") > MAX_LINES
+        if path.suffix == ".py" and text.count("\n") > MAX_LINES.get(path.parts[0], 10_000)
     ]
     assert not wrong, "\n".join(wrong)

@@ -27,14 +27,14 @@ def key(**changes: object) -> str:
 
 @pytest.mark.parametrize(
     "change",
-    (
+    [
         {"version": "0.3.37"},
         {"digest": "cd"},
         {"cxx": "g++ 13"},
         {"extra": ["-DGGML_CUDA=ON"]},
         {"machine": "aarch64"},
         {"libc": "glibc-2.39"},
-    ),
+    ],
 )
 def test_key_changes_with_each_part(change: dict[str, object]) -> None:
     assert key() == key()
@@ -84,7 +84,7 @@ def test_progress_estimates_the_rest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), ((0.4, "0 s"), (59.4, "59 s"), (60, "1 min 00 s"), (3725, "62 min 05 s"))
+    ("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (60, "1 min 00 s"), (3725, "62 min 05 s")]
 )
 def test_span(seconds: float, text: str) -> None:
     assert build_llama.span(seconds) == text

@@ -127,13 +127,13 @@ def test_nothing_missing_is_nothing_to_do() -> None:
 
 @pytest.mark.parametrize(
     ("environ", "window"),
-    (
+    [
         ({}, False),
         ({"DISPLAY": ""}, False),
         ({"DISPLAY": ":0"}, True),
         ({"WAYLAND_DISPLAY": "wayland-0"}, True),
         ({"QT_QPA_PLATFORM": "offscreen"}, True),
-    ),
+    ],
 )
 def test_without_a_display_the_same_app_serves(environ: dict[str, str], window: bool) -> None:
     line = launch.command(["--port", "0"], environ)
