@@ -1,0 +1,1 @@
+"""The words of the starter model: generators of its conversations."""
