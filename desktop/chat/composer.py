@@ -17,7 +17,6 @@ class _Input(QPlainTextEdit):
     """The text itself."""
 
     entered = Signal()
-    escaped = Signal()
     focused = Signal()
 
     def __init__(self, parent: QWidget) -> None:
@@ -51,8 +50,6 @@ class _Input(QPlainTextEdit):
         enter = event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter)
         if enter and not event.modifiers() & Qt.KeyboardModifier.ShiftModifier:
             self.entered.emit()
-        elif event.key() == Qt.Key.Key_Escape:
-            self.escaped.emit()
         else:
             super().keyPressEvent(event)
 
@@ -119,7 +116,6 @@ class Composer(QWidget):
         outer.setContentsMargins(MARGIN, 12, MARGIN, 16)
         outer.addLayout(row)
         self.input.entered.connect(self._enter)
-        self.input.escaped.connect(self._escape)
         self.input.textChanged.connect(self._text_changed)
         self.input.focused.connect(self._focus_changed)
         self.set_theme(theme)
@@ -134,15 +130,16 @@ class Composer(QWidget):
         cursor.movePosition(cursor.MoveOperation.End)
         self.input.setTextCursor(cursor)
 
-    def set_running(self, running: bool) -> None:
-        """Show Stop instead of Send."""
-        self._running = running
-        self._show()
+    def take(self, text: str) -> None:
+        """Write on with text that was typed elsewhere."""
+        self.input.setFocus()
+        self.input.insertPlainText(text)
 
-    def set_reason(self, reason: str) -> None:
-        """Why nothing can be sent now; empty when it can."""
-        self._reason = reason
-        self._show()
+    def set_state(self, *, running: bool, reason: str) -> None:
+        """Stop in place of Send while an answer runs; `reason` says why nothing can be sent, if so."""
+        if (running, reason) != (self._running, self._reason):
+            self._running, self._reason = running, reason
+            self._show()
 
     def set_theme(self, theme: Theme) -> None:
         self._theme = theme
@@ -161,7 +158,7 @@ class Composer(QWidget):
         theme = self._theme
         self.input.setPlaceholderText(self._reason or PLACEHOLDER)
         ready = self._running or (not self._reason and bool(self.text.strip()))
-        self.button.setText("Stop" if self._running else "Send")
+        self.button.setText("■  Stop" if self._running else "Send")
         self.button.setToolTip("Stop this answer (Esc)" if self._running else "Send (Enter)")
         self.button.setAccessibleName("Stop" if self._running else "Send")
         self.button.setEnabled(ready)
@@ -196,7 +193,3 @@ class Composer(QWidget):
         if text and not self._running and not self._reason:
             self.input.clear()
             self.sendRequested.emit(text)
-
-    def _escape(self) -> None:
-        if self._running:
-            self.stopRequested.emit()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from engine.events import (
     GenerationStarted,
     PromptProgress,
     ReasoningDelta,
+    TokenEvent,
     ToolCallDelta,
     ToolCallDone,
 )
@@ -42,6 +43,27 @@ class Generation:
     total: int = 0
     trimmed: int = 0
     finished: GenerationFinished | None = None
+    tokens: int = 0
+    """Index of the next token that isn't in the text yet."""
+    partial: bool = False
+    """Its beginning was missed, so the text is known only when it is finished."""
+
+    @staticmethod
+    def from_snapshot(data: Mapping[str, Any]) -> Generation:
+        """One of a snapshot's `generations`."""
+        running = data["state"] == "running"
+        return Generation(
+            id=str(data["generation_id"]),
+            queued=GenerationQueued.model_validate(data),
+            phase="queued" if not running else "decoding" if data["completion_tokens"] else "prompt",
+            text=data["text"],
+            reasoning=data["reasoning"],
+            tool_calls=[ToolCall.model_validate(call) for call in data["tool_calls"]],
+            done=data["prompt_done"],
+            total=data["prompt_total"],
+            trimmed=data.get("trimmed_messages", 0),
+            tokens=data["completion_tokens"],
+        )
 
     @property
     def conversation_id(self) -> str | None:
@@ -62,14 +84,11 @@ class Generation:
     def fold(self, event: GenerationEvent) -> None:
         match event:
             case GenerationDelta():
-                self.phase = "decoding"
-                self.text += event.text
+                self.text += self._take(event)
             case ReasoningDelta():
-                self.phase = "decoding"
-                self.reasoning += event.text
+                self.reasoning += self._take(event)
             case ToolCallDelta():
-                self.phase = "decoding"
-                self.calls[event.call_id] = self.calls.get(event.call_id, "") + event.text
+                self.calls[event.call_id] = self.calls.get(event.call_id, "") + self._take(event)
             case ToolCallDone():
                 self.calls.pop(event.call.id, None)
                 self.tool_calls.append(event.call)
@@ -84,6 +103,7 @@ class Generation:
                 self.done, self.total = event.done, event.total
             case GenerationFinished():
                 self.finished = event
+                self.partial = False
                 self.phase = ""
                 self.text = event.text
                 self.reasoning = event.reasoning or self.reasoning
@@ -91,6 +111,17 @@ class Generation:
                 self.calls.clear()
             case _:
                 pass
+
+    def _take(self, event: TokenEvent) -> str:
+        """The text of a delta that isn't known yet: after a snapshot, the stream may begin before it."""
+        self.phase = "decoding"
+        before = self.tokens
+        if not event.tokens:
+            return event.text
+        self.tokens = max(before, event.tokens[-1]["index"] + 1)
+        if event.tokens[0]["index"] >= before:
+            return event.text
+        return "".join(token["text"] for token in event.tokens if token["index"] >= before)
 
     def fields(self) -> dict[str, Any]:
         """The fields of `Turn` that the stream knows better than anybody."""
@@ -128,9 +159,10 @@ class Generation:
             role="user",
             text=queued.input if queued else "",
             client_name=name,
-            origin=queued.origin if queued else "",
+            origin=queued.origin if queued else "live",
+            loose=True,
         )
-        return asked, Turn(id=self.id, role="assistant", client_name=name, **self.fields())
+        return asked, Turn(id=self.id, role="assistant", client_name=name, loose=True, **self.fields())
 
 
 class Generations:
@@ -156,14 +188,19 @@ class Generations:
             return None
         found = self._known.get(event.generation_id)
         if found is None:
-            found = self._known[event.generation_id] = Generation(event.generation_id)
+            partial = not isinstance(event, GenerationQueued)
+            found = self._known[event.generation_id] = Generation(event.generation_id, partial=partial)
         found.fold(event)
         if found.finished is not None and len(self._known) > KEPT:
             self._forget()
         return found
 
-    def clear(self) -> None:
+    def restore(self, snapshot: Mapping[str, Any] | None) -> None:
+        """Start again from a snapshot, after events were missed. What ended meanwhile is forgotten."""
         self._known.clear()
+        for data in snapshot["generations"] if snapshot is not None else ():
+            generation = Generation.from_snapshot(data)
+            self._known[generation.id] = generation
 
     def _forget(self) -> None:
         ended = [key for key, generation in self._known.items() if generation.finished is not None]

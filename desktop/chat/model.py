@@ -68,7 +68,7 @@ class Turn:
     model: str = ""
     origin: str = ""
     client_name: str = ""
-    """Who asked, where that wasn't this window."""
+    """Who asked, where that is known and wasn't this window."""
     generation_id: str = ""
     usage: Usage | None = None
     timings: Timings | None = None
@@ -88,9 +88,13 @@ class Turn:
     trimmed: int = 0
     """Oldest messages of the conversation that didn't fit into the context."""
 
+    loose: bool = False
+    """Belongs to no conversation: a generation of another program, in the live view."""
+
     @property
     def foreign(self) -> bool:
-        return bool(self.client_name)
+        """Whether somebody else than this window asked."""
+        return self.origin not in ("", "window")
 
     @staticmethod
     def from_message(message: Mapping[str, Any]) -> Turn | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QColor, QGuiApplication, QKeySequence, QPainter, QPaintEvent, QShortcut
-from PySide6.QtWidgets import QFrame, QStackedWidget, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFrame, QLabel, QStackedWidget, QVBoxLayout, QWidget
 
 from api.bus import Envelope
 from desktop.chat.composer import Composer
@@ -16,7 +16,7 @@ from desktop.chat.empty import EmptyState
 from desktop.chat.live import Generation, Generations
 from desktop.chat.model import TranscriptModel, Turn
 from desktop.chat.view import TranscriptView
-from desktop.theme import Theme
+from desktop.theme import BODY, Theme
 from engine.events import ConversationDeleted, ConversationMessage
 
 _REASONS = {
@@ -28,6 +28,9 @@ _REASONS = {
     "no_model": "Load a model to begin",
 }
 """Why nothing can be sent, by engine state; `ready` isn't among them."""
+
+MAX_LIVE_ROWS = 1000
+"""Of the live view; then it begins again with what is remembered."""
 
 
 class ChatPane(QWidget):
@@ -54,12 +57,16 @@ class ChatPane(QWidget):
         self.model = TranscriptModel(self)
         self.view = TranscriptView(self.model, theme)
         self.empty = EmptyState(theme)
+        self.quiet = QLabel("Nothing yet. What other programs ask the model appears here as it happens.")
+        self.quiet.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self.quiet.setWordWrap(True)
         self.composer = Composer(theme)
         self._line = QFrame()
         self._line.setFixedHeight(1)
         self._stack = QStackedWidget()
         self._stack.addWidget(self.empty)
         self._stack.addWidget(self.view)
+        self._stack.addWidget(self.quiet)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(0)
@@ -74,6 +81,7 @@ class ChatPane(QWidget):
         copy = QShortcut(QKeySequence("Ctrl+Shift+C"), self)
         copy.setContext(Qt.ShortcutContext.WindowShortcut)
         copy.activated.connect(self.copy_last_answer)
+        self.view.typed.connect(self.composer.take)
         stop = QShortcut(QKeySequence(Qt.Key.Key_Escape), self)
         stop.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
         stop.activated.connect(self._stop)
@@ -104,8 +112,10 @@ class ChatPane(QWidget):
         turns = [
             self._known(turn) for turn in map(Turn.from_message, data["messages"] if data else ()) if turn
         ]
-        self.model.reset(turns)
-        if not same:
+        if same:
+            self._branch(turns)
+        else:
+            self.model.reset(turns)
             self.composer.set_text(self._drafts.get(identifier, ""))
         self._show()
 
@@ -113,12 +123,7 @@ class ChatPane(QWidget):
         """Show what other programs ask and get, all of them or one client, as far as remembered."""
         self._keep_draft()
         self._conversation_id, self._live, self._live_client = None, True, client_id
-        self.model.reset(
-            turn
-            for generation in self._generations
-            if self._foreign(generation)
-            for turn in generation.turns()
-        )
+        self.model.reset(self._live_turns())
         self._show()
 
     def consume(self, envelopes: Sequence[Envelope]) -> None:
@@ -137,20 +142,22 @@ class ChatPane(QWidget):
                 self.show_conversation(None)
         for generation in touched.values():
             row = self.model.row_of_generation(generation.id)
-            if row is not None:
+            if row is not None and not generation.partial:
                 self.model.change(row, **generation.fields())
-        if touched or envelopes:
-            self._show()
+        self._show()
 
-    def reset_stream(self) -> None:
-        """Forget the stream's past (after a reset, when events were missed); conversations are shown anew."""
-        self._generations.clear()
+    def reset_stream(self, snapshot: Mapping[str, Any] | None = None) -> None:
+        """Start again from a snapshot, after events were missed. The conversation is to be shown anew then."""
+        self._generations.restore(snapshot)
+        if self._live:
+            self.show_live(self._live_client)
 
     def set_theme(self, theme: Theme) -> None:
         self._theme = theme
         self.view.set_theme(theme)
         self.empty.set_theme(theme)
         self.composer.set_theme(theme)
+        self.quiet.setStyleSheet(f"color: {theme.muted}; font-size: {BODY}px;")
         self._line.setStyleSheet(f"background: {theme.border}; border: none;")
         self.update()
 
@@ -187,12 +194,29 @@ class ChatPane(QWidget):
         assert queued is not None
         if self._live:
             if self._foreign(generation):
-                for turn in generation.turns():
-                    self.model.append(turn)
-        elif queued.conversation_id is not None and queued.conversation_id == self._conversation_id:
-            row = self.model.row_of(queued.message_id) if queued.message_id else None
+                if len(self.model) > MAX_LIVE_ROWS:
+                    self.model.reset(self._live_turns())
+                else:
+                    self._append_live(generation)
+        elif queued.message_id is not None:
+            row = self.model.row_of(queued.message_id)
             if row is not None:
                 self.model.change(row, **generation.fields())
+                if row and queued.origin != "window":
+                    self.model.change(row - 1, client_name=queued.client_name)
+
+    def _append_live(self, generation: Generation) -> None:
+        for turn in generation.turns():
+            self.model.append(turn)
+
+    def _live_turns(self) -> list[Turn]:
+        """Question and answer of each generation that other programs asked for."""
+        return [
+            turn
+            for generation in self._generations
+            if self._foreign(generation)
+            for turn in generation.turns()
+        ]
 
     def _message(self, event: ConversationMessage) -> None:
         if self._live or event.conversation_id != self._conversation_id:
@@ -226,9 +250,22 @@ class ChatPane(QWidget):
     def _known(self, turn: Turn) -> Turn:
         """The turn with what the stream has told of its generation."""
         generation = self._generations.get(turn.generation_id) if turn.generation_id else None
-        if generation is None or turn.role != "assistant" or turn.status != "streaming":
+        if generation is None or generation.partial or (turn.role, turn.status) != ("assistant", "streaming"):
             return turn
         return replace(turn, **generation.fields())
+
+    def _branch(self, turns: list[Turn]) -> None:
+        """Show another state of the same conversation; rows that stay don't move."""
+        shared = 0
+        for old, new in zip(self.model.turns, turns, strict=False):
+            if old.id != new.id:
+                break
+            shared += 1
+        self.model.truncate(shared)
+        for row, turn in enumerate(turns[:shared]):
+            self.model.put(row, replace(turn, client_name=self.model.turn(row).client_name))
+        for turn in turns[shared:]:
+            self.model.append(turn)
 
     # the composer
 
@@ -257,11 +294,12 @@ class ChatPane(QWidget):
             self._drafts[self._conversation_id] = self.composer.text
 
     def _show(self) -> None:
-        self._stack.setCurrentWidget(self.view if len(self.model) or self._live else self.empty)
+        page = self.view if len(self.model) else self.quiet if self._live else self.empty
+        self._stack.setCurrentWidget(page)
         self.composer.setVisible(not self._live)
         self._line.setVisible(not self._live)
-        self.composer.set_running(self.running is not None)
-        self.composer.set_reason(self._reason or ("Sending…" if self._busy else ""))
+        reason = self._reason or ("Sending…" if self._busy else "")
+        self.composer.set_state(running=self.running is not None, reason=reason)
         self.empty.set_enabled(not self._reason and not self._busy)
 
     def paintEvent(self, _event: QPaintEvent) -> None:

@@ -80,7 +80,7 @@ def _bubble(painter: QPainter, row: Row, at: QPointF) -> None:
         painter.setFont(style.small)
         painter.setPen(style.tool)
         head = QRectF(0, 0, row.width, HEADER - 8).translated(at)
-        text = f"{turn.client_name} · {_ORIGINS.get(turn.origin, turn.origin or 'live')}"
+        text = " · ".join(filter(None, (turn.client_name, _ORIGINS.get(turn.origin, turn.origin))))
         painter.drawText(head, Qt.AlignmentFlag.AlignRight | MIDDLE, text)
     painter.setPen(Qt.PenStyle.NoPen)
     painter.setBrush(style.foreign_background if turn.foreign else style.user_background)

@@ -203,7 +203,7 @@ class Row:
                     self.buttons.append(Button("variant", rect, label, turn.variants[index]))
             x += 48 + wide + 8
         actions: list[tuple[Act, str]] = [("copy", "Copy")] if turn.text else []
-        if not turn.foreign:
+        if not turn.loose:
             actions.append(("regenerate", "Regenerate"))
         for act, label in actions:
             wide = self._button_width(label)

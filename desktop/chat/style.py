@@ -64,7 +64,7 @@ class Style:
             (Kind.KEYWORD, theme.tool),
             (Kind.STRING, theme.warn),
             (Kind.COMMENT, theme.good),
-            (Kind.NUMBER, theme.accent),
+            (Kind.NUMBER, theme.good),
             (Kind.NAME, theme.accent),
         ):
             colours = QTextCharFormat()

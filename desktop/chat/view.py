@@ -39,6 +39,11 @@ PACE = 2.0
 """A frame that took n ms is followed by the next one after n times this at the earliest."""
 
 
+CHORDS = (
+    Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.AltModifier | Qt.KeyboardModifier.MetaModifier
+)
+
+
 class TranscriptView(QAbstractScrollArea):
     """Paints a `TranscriptModel`; sticks to the newest text unless the user scrolls up."""
 
@@ -46,6 +51,8 @@ class TranscriptView(QAbstractScrollArea):
     """The answer's id."""
     variantRequested = Signal(str)
     """The id of the answer to show instead."""
+    typed = Signal(str)
+    """Text typed while the transcript has the focus: it is meant for the composer."""
 
     def __init__(self, model: TranscriptModel, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -76,6 +83,7 @@ class TranscriptView(QAbstractScrollArea):
         self._newest.setAccessibleName("Scroll to the newest message")
         self._newest.setCursor(Qt.CursorShape.PointingHandCursor)
         self._newest.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self._newest.setFixedHeight(28)
         self._newest.hide()
         self._newest.clicked.connect(self.scroll_to_newest)
         self.selector = Selector(self)
@@ -162,8 +170,6 @@ class TranscriptView(QAbstractScrollArea):
     def _inserted(self, _parent: QModelIndex, first: int, last: int) -> None:
         for number in range(first, last + 1):
             self._heights.append(self._estimate(self.model.turn(number)))
-            if self.model.turn(number).role == "user" and not self.model.turn(number).foreign:
-                self._follow = True
         self._schedule()
 
     def _removed(self, _parent: QModelIndex, first: int, _last: int) -> None:
@@ -365,6 +371,10 @@ class TranscriptView(QAbstractScrollArea):
         bar = self.verticalScrollBar()
         if event.matches(QKeySequence.StandardKey.Copy):
             self.selector.copy()
+        elif event.matches(QKeySequence.StandardKey.SelectAll) and len(self.model):
+            self.selector.select_row(max(0, self.selector.row))
+        elif event.text().isprintable() and event.text().strip() and not event.modifiers() & CHORDS:
+            self.typed.emit(event.text())
         elif event.key() == Qt.Key.Key_End:
             self.scroll_to_newest()
         elif event.key() == Qt.Key.Key_Home:

@@ -70,11 +70,17 @@ class Stream:
 
     def __init__(self) -> None:
         self.seq = 0
+        self._tokens: dict[str, int] = {}
 
     def __call__(self, *events: Event) -> list[Envelope]:
         envelopes = []
         for event in events:
             self.seq += 1
+            if isinstance(event, GenerationDelta):
+                index = self._tokens.get(event.generation_id, 0)
+                self._tokens[event.generation_id] = index + 1
+                token: Token = {"id": 1, "index": index, "text": event.text, "t": 0.0}
+                event = event.model_copy(update={"tokens": [token]})  # noqa: PLW2901  # numbered as the engine does
             envelopes.append(Envelope(self.seq, event, self.seq))
         return envelopes
 
@@ -121,9 +127,9 @@ def progress(done: int, total: int, generation: str = "g1") -> PromptProgress:
     return PromptProgress(generation_id=generation, done=done, total=total)
 
 
-def delta(text: str, generation: str = "g1", index: int = 0) -> GenerationDelta:
-    token: Token = {"id": 1, "index": index, "text": text, "t": 0.0}
-    return GenerationDelta(generation_id=generation, text=text, tokens=[token])
+def delta(text: str, generation: str = "g1") -> GenerationDelta:
+    """One token; `Stream` gives it its index."""
+    return GenerationDelta(generation_id=generation, text=text, tokens=[])
 
 
 def finished(
