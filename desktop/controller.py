@@ -345,7 +345,7 @@ class Controller(QObject):
         texts: dict[str, Callable[[], str]] = {
             "address": lambda: self.core.url,
             "token": lambda: self.core.token,
-            "script": lambda: (assets_dir() / _SCRIPT).read_text(encoding="utf-8"),
+            "script": self._script,
         }
         try:
             text = texts[what]()
@@ -354,6 +354,11 @@ class Controller(QObject):
             return
         QGuiApplication.clipboard().setText(text)
         self.window.status.confirm_copied(what.capitalize())
+
+    def _script(self) -> str:
+        """The example that follows the stream, told where this app announces its address and token."""
+        text = (assets_dir() / _SCRIPT).read_text(encoding="utf-8")
+        return text.replace("SERVER_JSON", self.core.paths.server_file.as_posix())
 
     def _task_failed(self, error: BaseException) -> None:
         if isinstance(error, TokenglassError):

@@ -25,7 +25,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from api.core import Options
 from api.paths import Paths
 from api.version import VERSION
-from desktop.app import Application, display_there, make_application, running
+from desktop.app import display_there, make_application, running
 from desktop.controller import Controller
 from desktop.window import Window
 from engine.errors import TokenglassError
@@ -50,7 +50,7 @@ def run(options: Options) -> int:
             options = dataclasses.replace(options, home=Path(home), host="127.0.0.1", port=0, token=None)
             app = make_application()
             with asyncio.Runner(loop_factory=lambda: QEventLoop(app)) as runner:
-                line = runner.run(_main(app, options))
+                line = runner.run(_main(options))
     except (SelftestError, TokenglassError, OSError, TimeoutError) as error:
         return _say(f"selftest failed: {' '.join(str(error).split()) or type(error).__name__}", 1)
     finally:
@@ -59,7 +59,7 @@ def run(options: Options) -> int:
 
 
 def _say(line: str, code: int) -> int:
-    print(line, flush=True)  # noqa: T201 - the command's answer
+    print(line, flush=True)
     return code
 
 
@@ -69,7 +69,7 @@ def _limit(done: threading.Event) -> None:
         os._exit(1)
 
 
-async def _main(app: Application, options: Options) -> str:
+async def _main(options: Options) -> str:
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(4, thread_name_prefix="worker"))
     started = time.monotonic()
@@ -149,7 +149,7 @@ async def _generate(client: ClientConnection, prompt: str) -> tuple[int, dict[st
 
 
 async def _until(there: Callable[[], bool]) -> None:
-    while not there():
+    while not there():  # noqa: ASYNC110 - widgets and series have no event to wait for
         await asyncio.sleep(0.02)
 
 

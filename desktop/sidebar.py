@@ -149,7 +149,7 @@ class Sidebar(QWidget):
         hint.setProperty("look", "muted")
         hint.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
         inside = QHBoxLayout(self.new_button)
-        inside.setContentsMargins(12, 0, 12, 0)
+        inside.setContentsMargins(0, 0, 0, 0)
         inside.addStretch()
         inside.addWidget(hint)
         self.search = QLineEdit()

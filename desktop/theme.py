@@ -185,6 +185,7 @@ QPushButton[look="flat"] {{ background: transparent; border-color: transparent; 
 QPushButton[look="flat"]:hover {{ background: {theme.card}; }}
 QPushButton[look="flat"]:focus {{ border-color: {theme.accent}; }}
 QPushButton[look="flat"]:pressed {{ background: {pressed}; }}
+QPushButton[look="flat"]:checked {{ background: {theme.card}; }}
 QPushButton[look="stop"] {{ background: {theme.stop}; color: #ffffff; border-color: {theme.stop}; }}
 QPushButton[look="accent"] {{ background: {theme.accent}; color: {theme.window};
     border-color: {theme.accent}; }}

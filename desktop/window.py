@@ -59,7 +59,7 @@ class Window(QWidget):
         self.setObjectName("window")
         self.setWindowTitle("Tokenglass")
         self.setWindowIcon(app_icon())
-        self.setMinimumSize(720, 480)
+        self.setMinimumSize(800, 480)
         self.setAcceptDrops(True)
         self.meter = FrameMeter()
         self.loop_watch = LoopWatch()
@@ -80,7 +80,7 @@ class Window(QWidget):
         self.splitter.addWidget(self.sidebar)
         self.splitter.addWidget(self.chat)
         self.splitter.addWidget(self._panel_place)
-        self.chat.setMinimumWidth(320)
+        self.chat.setMinimumWidth(316)
         for place, stretch in enumerate((0, 1, 0)):
             self.splitter.setStretchFactor(place, stretch)
             self.splitter.setCollapsible(place, place == 0)

@@ -81,7 +81,7 @@ class Card(QWidget):
         return QSize(108, 60)
 
     def minimumSizeHint(self) -> QSize:
-        return QSize(84, 60)
+        return QSize(76, 60)
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: ARG002
         theme = self._theme

@@ -166,7 +166,8 @@ class ClientList(QWidget):
         more = 1 if len(self._rows) > _MOST_ROWS else 0
         return QSize(320, _HEADING + _ROW * (self._shown() + more) + 4)
 
-    minimumSizeHint = sizeHint
+    def minimumSizeHint(self) -> QSize:
+        return QSize(120, self.sizeHint().height())
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: ARG002
         theme = self._theme

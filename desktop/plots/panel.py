@@ -49,11 +49,11 @@ class Panel(QScrollArea):
         self.rate.add_curve("accent", fill=True)
         self.latency = LivePlot("Inter-token latency", "one dot a token", Steps(5), theme)
         self.latency.add_dots()
-        self.context = LivePlot("Context and KV cache", "", Steps(100), theme)
+        self.context = LivePlot("Context and KV cache", "", Steps(100, most=100), theme)
         self.context.add_curve("tool", fill=True)
         self.context.add_curve("accent", fill=False)
         self.context.heading.show_note(("KV", "tool"), ("context", "accent"))
-        self.load = LivePlot("CPU and memory", "", Steps(100), theme)
+        self.load = LivePlot("CPU and memory", "", Steps(100, most=100), theme)
         self.load.add_curve("good", fill=True)
         self.load.add_curve("muted", fill=False)
         self.load.add_curve("accent", fill=False)
@@ -64,8 +64,11 @@ class Panel(QScrollArea):
         layout = QVBoxLayout(inside)
         layout.setContentsMargins(16, 12, 16, 12)
         layout.setSpacing(8)
-        layout.addWidget(self._model_name)
-        layout.addWidget(self._model_detail)
+        about = QVBoxLayout()
+        about.setSpacing(0)
+        about.addWidget(self._model_name)
+        about.addWidget(self._model_detail)
+        layout.addLayout(about)
         layout.addWidget(self.cards)
         for plot in self.plots:
             plot.setMaximumHeight(180)
@@ -125,7 +128,7 @@ class Panel(QScrollArea):
         threads = "1 thread" if info.n_threads == 1 else f"{info.n_threads} threads"
         layers = f"{info.n_gpu_layers} layers on {where}" if info.n_gpu_layers > 0 else where
         self._model_name.show_title(info.name)
-        self._model_name.show_value(f"{_parameters(info.n_params)}")
+        self._model_name.show_value(_parameters(info.n_params))
         detail = f"{info.architecture} · {info.n_slots} × {info.n_ctx:,} tokens · {layers} · {threads}"
         self._model_detail.show_note((detail, ""))
         self._model_detail.setToolTip(
@@ -205,6 +208,8 @@ class Panel(QScrollArea):
 
 
 def _parameters(n: int) -> str:
+    if not n:
+        return ""
     if n >= 1e9:
         return f"{n / 1e9:.1f} B parameters"
     return f"{n / 1e6:.1f} M parameters"

@@ -147,14 +147,15 @@ class Dots:
 class Steps:
     """The top of an axis in steps of 1, 2, 5: it grows at once and shrinks late, so that it doesn't jump."""
 
-    def __init__(self, least: float) -> None:
+    def __init__(self, least: float, most: float = math.inf) -> None:
         self._least = least
+        self._most = most
         self.top = least
 
     def fit(self, value: float) -> float:
         if not math.isfinite(value):
             return self.top
-        needed = max(self._least, step_above(value * 1.1))
+        needed = min(self._most, max(self._least, step_above(value * 1.1)))
         if needed > self.top or value < self.top * 0.35:
             self.top = needed
         return self.top
