@@ -14,7 +14,7 @@ class Slot:
 
     id: int
     tokens: list[int] = field(default_factory=list)
-    """Prompt and completion of the generation that has it, or had it last."""
+    """Prompt and completion of its generation; in a free slot, what the KV cache still holds of the last."""
     computed: int = 0
     """How many of the tokens the KV cache holds."""
     n_prompt: int = 0
@@ -60,9 +60,8 @@ class Slots:
         for slot in self.all:
             if slot.busy:
                 continue
-            cached = slot.tokens[: slot.computed]
-            prefix = common_prefix(cached, prompt)
-            matches = 2 * prefix >= min(len(cached), len(prompt))
+            prefix = common_prefix(slot.tokens, prompt)
+            matches = 2 * prefix >= min(len(slot.tokens), len(prompt))
             rank = (prefix if matches else 0, -slot.last_used)
             if best is None or rank > best_rank:
                 best, best_rank, best_prefix = slot, rank, prefix

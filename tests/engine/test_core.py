@@ -78,6 +78,23 @@ def test_a_prompt_in_chunks_reports_its_progress() -> None:
     assert only(bench).progress == [4, 8, 10]
 
 
+def test_a_prompt_whose_rest_takes_one_step_reports_no_progress() -> None:
+    bench = Bench("fake:bytes=1,tokens=2", n_slots=1, n_batch=8)
+    bench.add("ninebytes")
+    bench.run()
+    bench.add("ninebytes, ok")
+    bench.run()
+    assert [record.progress for record in bench.records.values()] == [[8, 10], []]
+
+
+@pytest.mark.parametrize(("n_bytes", "seen"), ((9, 10), (200, 64)))
+def test_samplers_see_the_end_of_the_prompt(n_bytes: int, seen: int) -> None:
+    bench = Bench("fake:bytes=1,tokens=1")
+    bench.add("x" * n_bytes)
+    bench.run()
+    assert [sampler.accepted for sampler in bench.backend.samplers] == [seen]
+
+
 def test_a_prompt_too_long_is_refused_with_both_numbers() -> None:
     bench = Bench("fake:bytes=1", n_ctx=8)
     bench.add("1234567")
