@@ -169,7 +169,8 @@ class Composer(QWidget):
         else:
             back, front = theme.border, theme.muted
         self.button.setStyleSheet(
-            f"QPushButton {{ background: {back}; color: {front}; border: 1px solid {back}; border-radius: 8px;"
+            f"QPushButton {{ background: {back}; color: {front}; border: 1px solid {back};"
+            "border-radius: 8px;"
             f"padding: 0 14px; font-size: {TEXT + 1}px; font-weight: 600; min-width: 36px; }}"
             f"QPushButton:focus {{ border-color: {theme.text}; }}"
         )

@@ -65,7 +65,8 @@ class EmptyState(QWidget):
         hover = mix(theme.text, theme.window, 0.05)
         for button in self._buttons:
             button.setStyleSheet(
-                f"QPushButton {{ background: transparent; color: {theme.text}; border: 1px solid {theme.border};"
+                f"QPushButton {{ background: transparent; color: {theme.text};"
+                f"border: 1px solid {theme.border};"
                 f"border-radius: 10px; padding: 4px 16px; font-size: {TEXT + 1}px; text-align: left; }}"
                 f"QPushButton:hover {{ background: {hover}; border-color: {theme.muted}; }}"
                 f"QPushButton:focus {{ border-color: {theme.accent}; }}"

@@ -66,12 +66,11 @@ def explanation(turn: Turn) -> str:
     lines = [f"{share.name}: {milliseconds(share.ms)}" for share in ledger(turn)]
     timings, usage = turn.timings, turn.usage
     if timings and timings.itl_p50_ms is not None and timings.itl_p99_ms is not None:
-        lines.append(
-            f"between tokens: {milliseconds(timings.itl_p50_ms)} (median), {milliseconds(timings.itl_p99_ms)} (p99)"
-        )
+        median, p99 = milliseconds(timings.itl_p50_ms), milliseconds(timings.itl_p99_ms)
+        lines.append(f"between tokens: {median} median, {p99} p99")
     if usage:
         lines.append(
-            f"prompt: {count(usage.prompt_tokens)} tokens, {count(usage.cached_tokens)} of them from the KV cache"
+            f"prompt: {count(usage.prompt_tokens)} tokens, {count(usage.cached_tokens)} from the KV cache"
         )
     return "\n".join(lines)
 

@@ -44,8 +44,9 @@ _SLASHES = r"(?P<comment>//.*)"
 
 _PYTHON = Language(
     _pattern(
-        "and as assert async await break case class continue def del elif else except finally for from global if "
-        "import in is lambda match nonlocal not or pass raise return try while with yield None True False self",
+        "and as assert async await break case class continue def del elif else except finally for from "
+        "global if import in is lambda match nonlocal not or pass raise return try while with yield None True False "
+        "self",
         r"(?P<open>[rRbBfFuU]{0,2}(?:\"\"\"|'''))",
         r"(?P<comment>#.*)",
         _QUOTED,
@@ -63,8 +64,8 @@ _JSON = Language(
 )
 _SHELL = Language(
     _pattern(
-        "if then else elif fi for in do done while until case esac function return export local set cd echo sudo "
-        "source exit",
+        "if then else elif fi for in do done while until case esac function return export local set cd echo "
+        "sudo source exit",
         _HASH,
         r"(?P<string>\"(?:[^\"\\]|\\.)*(?:\"|$)|'[^']*(?:'|$))",
         r"(?P<name>\$\{[^}]*\}?|\$\w+)",
@@ -73,11 +74,11 @@ _SHELL = Language(
 )
 _C_LIKE = Language(
     _pattern(
-        "auto bool break case catch char class const continue default delete do double else enum export extends "
-        "extern false final finally float fn for from func function if impl import in int interface let long match "
-        "mut namespace new null nullptr package private protected pub public return short signed sizeof static "
-        "struct super switch template this throw true try type typedef typeof undefined unsigned use using var "
-        "virtual void volatile while yield async await",
+        "async auto await bool break case catch char class const continue default delete do double else enum "
+        "export extends extern false final finally float fn for from func function if impl import in int "
+        "interface let long match mut namespace new null nullptr package private protected pub public return "
+        "short signed sizeof static struct super switch template this throw true try type typedef typeof "
+        "undefined unsigned use using var virtual void volatile while yield",
         r"(?P<open>/\*)",
         _SLASHES,
         r"(?P<string>\"(?:[^\"\\]|\\.)*(?:\"|$)|'(?:[^'\\]|\\.)*(?:'|$)|`(?:[^`\\]|\\.)*(?:`|$))",
@@ -86,8 +87,9 @@ _C_LIKE = Language(
 )
 _GENERIC = Language(
     _pattern(
-        "if else for while return true false null and or not in function end let var const select from where insert "
-        "update SELECT FROM WHERE INSERT UPDATE INTO VALUES JOIN ON GROUP ORDER BY LIMIT CREATE TABLE",
+        "if else for while return true false null and or not in function end let var const "
+        "select from where insert update SELECT FROM WHERE INSERT UPDATE INTO "
+        "VALUES JOIN ON GROUP ORDER BY LIMIT CREATE TABLE",
         r"(?P<string>\"(?:[^\"\\]|\\.)*\")",
         r"(?P<comment>(?:(?<=\s)|^)(?:#|//|-- ).*)",
     ),
@@ -111,7 +113,7 @@ _LANGUAGES = {
 
 
 def marks(language: str, line: str, inside: str = "") -> tuple[list[Mark], str]:
-    """The marks of one line. `inside` is what the line before left open; the second value what this one does."""
+    """The marks of one line, and what it leaves open for the next; `inside` is what the line before left."""
     rules = _LANGUAGES.get(language, _GENERIC)
     found: list[Mark] = []
     at = 0

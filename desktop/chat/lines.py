@@ -1,4 +1,4 @@
-"""Text that keeps its lines: code blocks, the user's messages, reasoning. Grows without being laid out again."""
+"""Text that keeps its lines: code, the user's messages, reasoning. What has grown isn't laid out again."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ def parse(text: str) -> list[Block]:
 
 
 def _parse(text: str, number: int | None) -> list[_Unit]:
-    """Units of `text`; `number` is that of the item that it begins with, if known better than from the text."""
+    """Units of `text`; `number` is that of the list item it begins with, where it goes on with a list."""
     units: list[_Unit] = []
     tokens = _parser.parse(text)
     at = 0

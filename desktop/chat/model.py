@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -56,6 +56,15 @@ _NAMES = {
 }
 
 
+Message = Mapping[str, Any]
+"""A stored message, as `conversations.get` answers it."""
+
+
+def is_shown(message: Message) -> bool:
+    """Whether the transcript has a row for a stored message."""
+    return message.get("role") in ("user", "assistant")
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """One message as the transcript shows it."""
@@ -97,16 +106,13 @@ class Turn:
         return self.origin not in ("", "window")
 
     @staticmethod
-    def from_message(message: Mapping[str, Any]) -> Turn | None:
-        """The turn of a stored message (`conversations.get`); None for roles that aren't shown."""
-        role = message.get("role")
-        if role not in ("user", "assistant"):
-            return None
+    def from_message(message: Message) -> Turn:
+        """The turn of a stored message; `is_shown` says which have one."""
         usage, timings, error = (message.get(name) for name in ("usage", "timings", "error"))
         calls = message.get("tool_calls") or ()
         return Turn(
             id=str(message["id"]),
-            role=role,
+            role=message["role"],
             text=message.get("content") or "",
             status=message.get("status") or "complete",
             parent_id=message.get("parent_id"),
@@ -130,10 +136,13 @@ def _id(variant: object) -> str:
 
 @dataclass(slots=True)
 class _Rows:
-    turns: list[Turn] = field(default_factory=list)
+    turns: list[Turn | Message] = field(default_factory=list)
+    """Stored messages become turns when they are first looked at."""
     places: dict[str, int] = field(default_factory=dict)
     """Row by message id."""
     generations: dict[str, int] = field(default_factory=dict)
+    streaming: set[int] = field(default_factory=set)
+    """Rows of answers that aren't finished."""
 
 
 class TranscriptModel(QAbstractListModel):
@@ -151,7 +160,7 @@ class TranscriptModel(QAbstractListModel):
     def data(self, index: Index, role: int = int(Qt.ItemDataRole.DisplayRole)) -> Any:
         if not index.isValid() or not 0 <= index.row() < len(self._rows.turns):
             return None
-        turn = self._rows.turns[index.row()]
+        turn = self.turn(index.row())
         if role == Qt.ItemDataRole.DisplayRole:
             return turn.text
         if role == Qt.ItemDataRole.AccessibleTextRole:
@@ -170,11 +179,32 @@ class TranscriptModel(QAbstractListModel):
         return len(self._rows.turns)
 
     def turn(self, row: int) -> Turn:
-        return self._rows.turns[row]
+        found = self._rows.turns[row]
+        if not isinstance(found, Turn):
+            found = self._rows.turns[row] = Turn.from_message(found)
+        return found
 
     @property
-    def turns(self) -> Sequence[Turn]:
-        return self._rows.turns
+    def turns(self) -> list[Turn]:
+        """All of them; for short conversations and tests."""
+        return [self.turn(row) for row in range(len(self))]
+
+    @property
+    def running(self) -> Turn | None:
+        """The last answer that isn't finished."""
+        return self.turn(max(self._rows.streaming)) if self._rows.streaming else None
+
+    def id_at(self, row: int) -> str:
+        found = self._rows.turns[row]
+        return found.id if isinstance(found, Turn) else str(found["id"])
+
+    def size(self, row: int) -> tuple[bool, int, int]:
+        """Whether a row is the user's, its characters and its line breaks; cheap, for guessing heights."""
+        found = self._rows.turns[row]
+        if isinstance(found, Turn):
+            return found.role == "user", len(found.text), found.text.count("\n")
+        text = found.get("content") or ""
+        return found["role"] == "user", len(text), text.count("\n")
 
     def row_of(self, message_id: str) -> int | None:
         return self._rows.places.get(message_id)
@@ -182,14 +212,14 @@ class TranscriptModel(QAbstractListModel):
     def row_of_generation(self, generation_id: str) -> int | None:
         return self._rows.generations.get(generation_id)
 
-    def reset(self, turns: Iterable[Turn]) -> None:
+    def reset(self, turns: Iterable[Turn | Message]) -> None:
         self.beginResetModel()
         self._rows = _Rows()
         for turn in turns:
             self._add(turn)
         self.endResetModel()
 
-    def append(self, turn: Turn) -> None:
+    def append(self, turn: Turn | Message) -> None:
         row = len(self._rows.turns)
         self.beginInsertRows(_ROOT, row, row)
         self._add(turn)
@@ -201,23 +231,33 @@ class TranscriptModel(QAbstractListModel):
         if count > last:
             return
         self.beginRemoveRows(_ROOT, count, last)
-        for turn in self._rows.turns[count:]:
-            self._rows.places.pop(turn.id, None)
-            self._rows.generations.pop(turn.generation_id, None)
+        for row in range(count, last + 1):
+            self._rows.places.pop(self.id_at(row), None)
+            self._rows.streaming.discard(row)
+        self._rows.generations = {key: row for key, row in self._rows.generations.items() if row < count}
         del self._rows.turns[count:]
         self.endRemoveRows()
 
     def change(self, row: int, **changes: Any) -> None:
         """Replace fields of a row; tells the view only of real changes."""
-        self.put(row, replace(self._rows.turns[row], **changes))
+        self.put(row, replace(self.turn(row), **changes))
+
+    def refresh(self, row: int, message: Message) -> None:
+        """Replace a row by another state of its stored message."""
+        if self._rows.turns[row] is not message and self._rows.turns[row] != message:
+            self.put(row, replace(Turn.from_message(message), client_name=self.turn(row).client_name))
 
     def put(self, row: int, turn: Turn) -> None:
         """Replace a row by a turn with the same id."""
-        old = self._rows.turns[row]
+        old = self.turn(row)
         assert turn.id == old.id
         if turn == old:
             return
         self._rows.turns[row] = turn
+        if turn.status == "streaming":
+            self._rows.streaming.add(row)
+        else:
+            self._rows.streaming.discard(row)
         if turn.generation_id != old.generation_id:
             self._rows.generations.pop(old.generation_id, None)
             if turn.generation_id and turn.role == "assistant":
@@ -225,9 +265,16 @@ class TranscriptModel(QAbstractListModel):
         index = self.index(row)
         self.dataChanged.emit(index, index)
 
-    def _add(self, turn: Turn) -> None:
+    def _add(self, turn: Turn | Message) -> None:
         row = len(self._rows.turns)
         self._rows.turns.append(turn)
-        self._rows.places[turn.id] = row
-        if turn.generation_id and turn.role == "assistant":
-            self._rows.generations[turn.generation_id] = row
+        if isinstance(turn, Turn):
+            identifier, role, status, generation = turn.id, turn.role, turn.status, turn.generation_id
+        else:
+            identifier, role, status = str(turn["id"]), turn["role"], turn.get("status") or "complete"
+            generation = turn.get("generation_id") or ""
+        self._rows.places[identifier] = row
+        if status == "streaming":
+            self._rows.streaming.add(row)
+        if generation and role == "assistant":
+            self._rows.generations[generation] = row

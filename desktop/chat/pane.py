@@ -14,7 +14,7 @@ from api.bus import Envelope
 from desktop.chat.composer import Composer
 from desktop.chat.empty import EmptyState
 from desktop.chat.live import Generation, Generations
-from desktop.chat.model import TranscriptModel, Turn
+from desktop.chat.model import Message, TranscriptModel, Turn, is_shown
 from desktop.chat.view import TranscriptView
 from desktop.theme import BODY, Theme
 from engine.events import ConversationDeleted, ConversationMessage
@@ -98,10 +98,8 @@ class ChatPane(QWidget):
     @property
     def running(self) -> str | None:
         """Id of a generation that is being shown and hasn't ended."""
-        for turn in reversed(self.model.turns):
-            if turn.status == "streaming" and turn.generation_id:
-                return turn.generation_id
-        return None
+        turn = self.model.running
+        return turn.generation_id or None if turn is not None else None
 
     def show_conversation(self, data: Mapping[str, Any] | None) -> None:
         """Show what `conversations.get` answered; None: a conversation that doesn't exist yet."""
@@ -109,13 +107,11 @@ class ChatPane(QWidget):
         self._keep_draft()
         same = identifier == self._conversation_id and not self._live
         self._conversation_id, self._live = identifier, False
-        turns = [
-            self._known(turn) for turn in map(Turn.from_message, data["messages"] if data else ()) if turn
-        ]
+        messages = [message for message in data["messages"] if is_shown(message)] if data is not None else []
         if same:
-            self._branch(turns)
+            self._branch(messages)
         else:
-            self.model.reset(turns)
+            self.model.reset(map(self._row, messages))
             self.composer.set_text(self._drafts.get(identifier, ""))
         self._show()
 
@@ -147,7 +143,7 @@ class ChatPane(QWidget):
         self._show()
 
     def reset_stream(self, snapshot: Mapping[str, Any] | None = None) -> None:
-        """Start again from a snapshot, after events were missed. The conversation is to be shown anew then."""
+        """Start again from a snapshot, after events were missed; the conversation is to be shown anew."""
         self._generations.restore(snapshot)
         if self._live:
             self.show_live(self._live_client)
@@ -176,7 +172,8 @@ class ChatPane(QWidget):
 
     def copy_last_answer(self) -> None:
         """Put the text of the last answer on the clipboard."""
-        for turn in reversed(self.model.turns):
+        for row in range(len(self.model) - 1, -1, -1):
+            turn = self.model.turn(row)
             if turn.role == "assistant" and turn.text:
                 QGuiApplication.clipboard().setText(turn.text)
                 return
@@ -221,9 +218,9 @@ class ChatPane(QWidget):
     def _message(self, event: ConversationMessage) -> None:
         if self._live or event.conversation_id != self._conversation_id:
             return
-        turn = Turn.from_message(event.message)
-        if turn is None:
+        if not is_shown(event.message):
             return
+        turn = Turn.from_message(event.message)
         row = self.model.row_of(turn.id)
         if row is not None:
             old = self.model.turn(row)
@@ -254,18 +251,25 @@ class ChatPane(QWidget):
             return turn
         return replace(turn, **generation.fields())
 
-    def _branch(self, turns: list[Turn]) -> None:
+    def _row(self, message: Message) -> Turn | Message:
+        """What the model gets for a stored message: a turn at once only where the stream knows more."""
+        return self._known(Turn.from_message(message)) if message.get("status") == "streaming" else message
+
+    def _branch(self, messages: list[Message]) -> None:
         """Show another state of the same conversation; rows that stay don't move."""
         shared = 0
-        for old, new in zip(self.model.turns, turns, strict=False):
-            if old.id != new.id:
-                break
+        most = min(len(self.model), len(messages))
+        while shared < most and self.model.id_at(shared) == messages[shared]["id"]:
             shared += 1
         self.model.truncate(shared)
-        for row, turn in enumerate(turns[:shared]):
-            self.model.put(row, replace(turn, client_name=self.model.turn(row).client_name))
-        for turn in turns[shared:]:
-            self.model.append(turn)
+        for number, message in enumerate(messages):
+            row = self._row(message)
+            if number >= shared:
+                self.model.append(row)
+            elif isinstance(row, Turn):
+                self.model.put(number, row)
+            else:
+                self.model.refresh(number, row)
 
     # the composer
 

@@ -12,7 +12,6 @@ from desktop.chat.markdown import Block, Span
 from desktop.chat.style import INDENT, LINE, QUOTE, Style
 from desktop.chat.textlayout import Run, Selection, cut, flow, format_range, styled_layout, u16, word_around
 
-
 MAX_LEFT = 12 * INDENT
 """Deeper lists and quotations are not indented further."""
 

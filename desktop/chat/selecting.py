@@ -15,6 +15,7 @@ from desktop.chat.rows import Button, Place, Row
 if TYPE_CHECKING:
     from desktop.chat.view import TranscriptView
 
+SCROLL_MS = 33
 COPIED_MS = 1500
 """How long a copy button says that it did."""
 
@@ -36,6 +37,10 @@ class Selector(QObject):
         self._link = ""
         self._selecting = False
         self._menu: QMenu | None = None
+        self._mouse = QPointF()
+        self._scroll = QTimer(self)
+        self._scroll.setInterval(SCROLL_MS)
+        self._scroll.timeout.connect(self._scroll_on)
 
     # selection
 
@@ -103,7 +108,8 @@ class Selector(QObject):
 
     def move(self, event: QMouseEvent) -> None:
         if self._selecting:
-            self._drag(event.position())
+            self._mouse = event.position()
+            self._drag()
             return
         number, row, at = self._under(event.position())
         button = row.button(at.x(), at.y()) if row is not None else None
@@ -118,7 +124,12 @@ class Selector(QObject):
                 shape = Qt.CursorShape.IBeamCursor
         self._view.viewport().setCursor(shape)
 
-    def _drag(self, position: QPointF) -> None:
+    def _drag(self) -> None:
+        """Select up to the mouse; beyond the edge the text scrolls by."""
+        position = self._mouse
+        outside = not 0 <= position.y() < self._view.viewport().height()
+        if outside != self._scroll.isActive():
+            (self._scroll.start if outside else self._scroll.stop)()
         number = self._view.model.row_of(self._selected_id)
         if number is None or self._ends is None:
             return
@@ -128,8 +139,19 @@ class Selector(QObject):
         if place is not None:
             self.select(number, self._ends[0], place)
 
+    def _scroll_on(self) -> None:
+        if not self._selecting:
+            self._scroll.stop()
+            return
+        y = self._mouse.y()
+        beyond = y if y < 0 else y - self._view.viewport().height()
+        bar = self._view.verticalScrollBar()
+        bar.setValue(bar.value() + round(beyond / 3))
+        self._drag()
+
     def release(self, event: QMouseEvent) -> None:
         self._selecting = False
+        self._scroll.stop()
         number, row, at = self._under(event.position())
         pressed, self._pressed = self._pressed, None
         link, self._link = self._link, ""
@@ -158,7 +180,7 @@ class Selector(QObject):
         self._view.viewport().update()
 
     def tooltip(self, at: QPoint, where: QPoint) -> None:
-        number, row, inside = self._under(QPointF(at))
+        _, row, inside = self._under(QPointF(at))
         text = ""
         if row is not None:
             text = row.link(inside.x(), inside.y())

@@ -1,4 +1,4 @@
-"""A laid-out table: columns as wide as their text, narrowed where the measure is short, thin lines between."""
+"""A laid-out table: columns as wide as their text, narrowed where there is no room, thin lines between."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from PySide6.QtGui import (
 from PySide6.QtWidgets import QAbstractScrollArea, QFrame, QPushButton, QWidget
 
 from desktop.chat.heights import Heights
-from desktop.chat.model import TranscriptModel, Turn
+from desktop.chat.model import TranscriptModel
 from desktop.chat.rowpaint import Look, paint_row
 from desktop.chat.rows import Button, Row
 from desktop.chat.selecting import COPIED_MS, Selector
@@ -35,6 +35,8 @@ TOP = 24
 BOTTOM = 8
 KEPT_ROWS = 60
 """Laid-out rows that are kept though out of sight."""
+MAX_ESTIMATED = 2000
+"""In longer conversations rows out of sight keep their old heights when the width changes."""
 PACE = 2.0
 """A frame that took n ms is followed by the next one after n times this at the earliest."""
 
@@ -70,6 +72,7 @@ class TranscriptView(QAbstractScrollArea):
         self._rows: OrderedDict[str, Row] = OrderedDict()
         self._dirty: set[int] = set()
         self._follow = True
+        self._laid_out_for = 0
         self._anchor = (0, 0)
         """Row at the top of the viewport, and the pixels of it that are above the edge."""
         self._setting = False
@@ -162,14 +165,14 @@ class TranscriptView(QAbstractScrollArea):
         self._rows.clear()
         self._measured.clear()
         self._dirty.clear()
-        self._heights.reset(self._estimate(turn) for turn in self.model.turns)
+        self._heights.reset(self._estimates())
         self._follow = True
         self.selector.clear()
         self._settle()
 
     def _inserted(self, _parent: QModelIndex, first: int, last: int) -> None:
         for number in range(first, last + 1):
-            self._heights.append(self._estimate(self.model.turn(number)))
+            self._heights.append(self._estimate(number, self.column_width))
         self._schedule()
 
     def _removed(self, _parent: QModelIndex, first: int, _last: int) -> None:
@@ -192,17 +195,21 @@ class TranscriptView(QAbstractScrollArea):
         begin = time.perf_counter()
         dirty, self._dirty = self._dirty, set()
         for number in dirty:
-            if number < len(self.model) and (self.model.turn(number).id in self._rows):
+            if number < len(self.model) and (self.model.id_at(number) in self._rows):
                 self.row(number)
         self._settle()
         self.frame_ms = (time.perf_counter() - begin) * 1000
 
     # scrolling
 
-    def _estimate(self, turn: Turn) -> int:
+    def _estimate(self, number: int, width: int) -> int:
         """About how high a row will be. Being wrong only makes the scroll bar's handle inexact."""
-        lines = len(turn.text) * 7.5 // self.column_width + 1 + turn.text.count("\n")
-        return int(lines * 24) + (44 if turn.role == "user" else 100)
+        asked, characters, breaks = self.model.size(number)
+        return int((characters * 7.5 // width + 1 + breaks) * 24) + (44 if asked else 100)
+
+    def _estimates(self) -> list[int]:
+        width = self.column_width
+        return [self._estimate(number, width) for number in range(len(self.model))]
 
     def _set_height(self, number: int, height: int) -> None:
         self._heights.set(number, height)
@@ -248,7 +255,7 @@ class TranscriptView(QAbstractScrollArea):
             room -= self._measure(row)
 
     def _measure(self, number: int) -> int:
-        if number not in self._measured or self.model.turn(number).id not in self._rows:
+        if number not in self._measured or self.model.id_at(number) not in self._rows:
             self.row(number)
         return self._heights[number]
 
@@ -325,11 +332,11 @@ class TranscriptView(QAbstractScrollArea):
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)
-        if event.size().width() != event.oldSize().width():
+        if self.column_width != self._laid_out_for:
+            self._laid_out_for = self.column_width
             self._measured.clear()
-            row, offset = self._anchor
-            self._heights.reset(self._estimate(turn) for turn in self.model.turns)
-            self._anchor = (row, offset)
+            if len(self.model) <= MAX_ESTIMATED:
+                self._heights.reset(self._estimates())
         self._settle()
 
     # the mouse and the keyboard

@@ -80,7 +80,7 @@ class Stream:
                 index = self._tokens.get(event.generation_id, 0)
                 self._tokens[event.generation_id] = index + 1
                 token: Token = {"id": 1, "index": index, "text": event.text, "t": 0.0}
-                event = event.model_copy(update={"tokens": [token]})  # noqa: PLW2901  # numbered as the engine does
+                event = event.model_copy(update={"tokens": [token]})
             envelopes.append(Envelope(self.seq, event, self.seq))
         return envelopes
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from desktop.chat.markdown import Block, Span, StreamingMarkdown, parse
+from desktop.chat.markdown import Span, StreamingMarkdown, parse
 
 PIECES = [
     "- a", "-", "  - b", "1. x", "7. y", "2) z", "3.", "# h", "#", "## two", "***", "---", "===", "```",
-    "```python", "~~~", "    code", "   ", "> q", ">", "> - l", "> ```", "| a | b |", "|---|:-:|", "| 1 |", "a | b",
-    "--|--", "**b", "**", "*i*", "`c`", "`", "[l](http://a.b)", "![i](https://x/y.png)", "[r]: http://x", "[r]",
-    "<b>", "<div>", "</div>", "<!-- c -->", "&amp;", "text", "  ", "\t", "\\", "\r", "\r\n", "http://a.b/c.", "- [ ] t",
-    "\x00", "é", "🙂",
+    "```python", "~~~", "    code", "   ", "> q", ">", "> - l", "> ```", "| a | b |", "|---|:-:|", "| 1 |",
+    "a | b", "--|--", "**b", "**", "*i*", "`c`", "`", "[l](http://a.b)", "![i](https://x/y.png)",
+    "[r]: http://x", "[r]", "<b>", "<div>", "</div>", "<!-- c -->", "&amp;", "text", "  ", "\t", "\\", "\r",
+    "\r\n", "http://a.b/c.", "- [ ] t", "\x00", "é", "🙂",
 ]  # fmt: skip
 LINES = st.lists(st.lists(st.sampled_from(PIECES), max_size=3).map("".join), max_size=12).map("\n".join)
 TEXTS = st.one_of(LINES, st.text(alphabet="-*1.# >`|a\n\t ~=:[]()<_+\r", max_size=80))
@@ -39,3 +39,86 @@ def test_character_by_character(text: str) -> None:
     for character in text:
         stream.feed(character)
     assert stream.blocks == parse(text)
+
+
+def kinds(text: str) -> list[tuple[str, int, int, str]]:
+    return [(block.kind, block.indent, block.quote, block.marker) for block in parse(text)]
+
+
+def test_blocks() -> None:
+    assert [block.kind for block in parse("# a\n\nb\n\n---\n```py\nc\n```\n|d|\n|-|\n")] == [
+        "heading",
+        "paragraph",
+        "rule",
+        "code",
+        "table",
+    ]
+
+
+def test_lists_are_flat_and_numbered() -> None:
+    assert kinds("3. a\n7. b\n   - c\n     - d\n\n- [x] e\n-\n") == [
+        ("paragraph", 1, 0, "3."),
+        ("paragraph", 1, 0, "4."),
+        ("paragraph", 2, 0, "◦"),
+        ("paragraph", 3, 0, "▪"),
+        ("paragraph", 1, 0, "☑"),
+        ("paragraph", 1, 0, "•"),
+    ]
+
+
+def test_code_in_a_list_and_in_a_quotation() -> None:
+    assert kinds("1. a\n   ```\n   b\n   ```\n> ```\n> c\n") == [
+        ("paragraph", 1, 0, "1."),
+        ("code", 1, 0, ""),
+        ("code", 0, 1, ""),
+    ]
+
+
+def test_an_open_fence_is_code_in_the_making() -> None:
+    (block,) = parse("```Python extra\nx = 1\n\ny")
+    assert (block.kind, block.language, block.text) == ("code", "python", "x = 1\n\ny")
+
+
+def test_inline_styles() -> None:
+    (block,) = parse("a **b *c*** `d` ~~e~~ [f](https://g.h) \\*")
+    assert block.spans == (
+        Span("a "),
+        Span("b ", bold=True),
+        Span("c", bold=True, italic=True),
+        Span(" "),
+        Span("d", code=True),
+        Span(" "),
+        Span("e", strike=True),
+        Span(" "),
+        Span("f", link="https://g.h"),
+        Span(" *"),
+    )
+
+
+def test_only_web_links_can_be_clicked() -> None:
+    text = (
+        "[a](javascript:alert) [b](file:///etc/passwd) [c](HTTPS://x.y) see http://z/q. ![d](http://e/f.png)"
+    )
+    links = {span.text: span.link for block in parse(text) for span in block.spans if span.link}
+    assert links == {"c": "HTTPS://x.y", "http://z/q": "http://z/q", "d": "http://e/f.png"}
+
+
+def test_html_is_text() -> None:
+    text = "<script>alert(1)</script> and <b>bold</b>"
+    assert "".join(block.plain() for block in parse(text)) == text
+
+
+def test_single_line_breaks_are_kept() -> None:
+    assert parse("a\nb  \nc")[0].plain() == "a\nb\nc"
+
+
+def test_tables() -> None:
+    (block,) = parse("|a|b|c|\n|:-|:-:|-:|\n|1|**2**|\n")
+    assert block.aligns == ("left", "center", "right")
+    assert block.plain() == "a\tb\tc\n1\t2\t"
+
+
+def test_hostile_text_takes_no_time_and_loses_nothing() -> None:
+    for text in ("[" * 30_000, "*a " * 20_000, "> " * 500 + "deep", "`" * 30_000):
+        stream = StreamingMarkdown(text)
+        assert stream.blocks == parse(text)

@@ -6,7 +6,7 @@ from PySide6.QtCore import QModelIndex, Qt
 from pytestqt.modeltest import ModelTester
 from pytestqt.qtbot import QtBot
 
-from desktop.chat.model import Role, TranscriptModel, Turn
+from desktop.chat.model import Role, TranscriptModel, Turn, is_shown
 from engine.types import Timings, Usage
 from tests.desktop.chat.builders import TIMINGS, USAGE, message
 
@@ -37,7 +37,6 @@ def test_roles() -> None:
             variants=["a", "b"],
         )
     )
-    assert turn is not None
     model = TranscriptModel()
     model.append(turn)
     index = model.index(0)
@@ -80,4 +79,13 @@ def test_unchanged_rows_are_not_announced(qtbot: QtBot) -> None:
 
 
 def test_system_messages_are_not_shown() -> None:
-    assert Turn.from_message({"id": "s", "role": "system", "content": "Be kind."}) is None
+    assert not is_shown({"id": "s", "role": "system", "content": "Be kind."})
+    assert is_shown({"id": "u", "role": "user", "content": "Hi"})
+
+
+def test_stored_messages_are_read_when_they_are_looked_at() -> None:
+    model = TranscriptModel()
+    model.reset([message("u", "user", "Hi"), message("a", "assistant", "Ho\n", "u", status="streaming")])
+    assert (model.id_at(1), model.size(0), model.size(1)) == ("a", (True, 2, 0), (False, 3, 1))
+    assert model.running == model.turn(1)
+    assert model.turn(0) == Turn.from_message(message("u", "user", "Hi"))

@@ -264,7 +264,10 @@ def test_a_theme_switch_repaints_everything(pane: ChatPane) -> None:
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_split_of_an_answer_looks_the_same(pane: ChatPane, data: st.DataObject) -> None:
-    text = "# Head\n\nSome `code` and **bold**\n\n```python\nx = '''a\nb'''\n```\n\n1. one\n2. two\n\n|a|b|\n|-|-|\n|🙂|2|\n"
+    text = (
+        "# Head\n\nSome `code` and **bold**\n\n```python\nx = '''a\nb'''\n```\n\n"
+        "1. one\n2. two\n\n|a|b|\n|-|-|\n|🙂|2|\n"
+    )
     cuts = sorted(data.draw(st.sets(st.integers(1, len(text) - 1), max_size=20)))
     stream = Stream()
     pane.show_conversation({"conversation": {"id": "c1"}, "messages": []})
