@@ -140,7 +140,7 @@ def _app(paths: Paths) -> list[str]:
     about = running_app(paths)
     state = f"runs (pid {about['pid']}, {about['url']})" if about else "doesn't run"
     lines = [state, f"config {tilde(paths.config_dir)}", f"data {tilde(paths.data_dir)}"]
-    lines.append(f"log {tilde(paths.log_file)}")
+    lines += [f"log {tilde(paths.log_file)}", f"server.json {tilde(paths.server_file)}"]
     try:
         lines.append(f"conversations: {paths.database.stat().st_size / 1e6:.1f} MB")
     except OSError:

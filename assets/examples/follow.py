@@ -1,12 +1,12 @@
-"""Follow everything that a running Tokenglass generates, whoever asked. Needs: pip install websockets"""
-
 import json
-from pathlib import Path
+import sys
 
 from websockets.sync.client import connect
 
-app = json.loads(Path("SERVER_JSON").expanduser().read_text())  # its address and token
-with connect(f"{app['url']}?token={app['token']}&name=follow.py") as live:
-    live.send(json.dumps({"id": 1, "type": "subscribe", "events": ["generation.*"]}))
-    for event in map(json.loads, live):
-        print(event["text"] if event["type"] == "generation.delta" else "", end="", flush=True)
+server = json.load(open(sys.argv[1] if len(sys.argv) > 1 else "SERVER_JSON"))
+headers = {"Authorization": f"Bearer {server['token']}"}
+with connect(server["url"], additional_headers=headers, proxy=None, max_size=None) as stream:
+    stream.send('{"id": 1, "type": "subscribe"}')  # everything, whoever started it
+    for event in map(json.loads, stream):
+        if event["type"] in ("generation.delta", "generation.finished"):
+            print(event["text"] if "tokens" in event else f"\n{event['timings']}\n", end="", flush=True)

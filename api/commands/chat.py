@@ -1,0 +1,303 @@
+"""`tokenglass chat`: an answer in the terminal, from the running app or from one started for it.
+
+The connection lives in a thread with a loop of its own, so that it goes on while this thread waits for a
+line to be typed, and so that Ctrl-C reaches whatever is waiting here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import math
+import select
+import sys
+import threading
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from api.client import Generation, LiveClient
+from api.commands import plain, prepare_output, stats
+from api.commands.ownapp import running_or_own
+from api.paths import Paths
+from engine.errors import TokenglassError
+
+MAX_PIPED_BYTES = 1_000_000
+HELP = """\
+/help  this
+/new   forget what was said and start again
+/stop  end the answer that is being written (Ctrl-C does it too)
+/quit  leave (Ctrl-D does it too)"""
+
+T = TypeVar("T")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ask once, or go on until the user leaves; answers the exit code. Raises TokenglassError."""
+    prepare_output()
+    if args.temperature is not None and not (math.isfinite(args.temperature) and 0 <= args.temperature <= 10):
+        print("tokenglass: --temperature must be 0 to 10", file=sys.stderr)
+        return 2
+    prompt: str | None = args.prompt
+    if prompt is None and not sys.stdin.isatty():
+        prompt = _piped()
+    if prompt is not None and not prompt.strip():
+        print("tokenglass: nothing to ask: give a PROMPT, or pipe one in", file=sys.stderr)
+        return 2
+    paths = Paths.resolve(args.home)
+    # the app first: starting a process is safest before there is a second thread
+    with running_or_own(paths, args.home, getattr(args, "model", None)) as note, _loop_thread() as loop:
+        if note and sys.stderr.isatty():
+            print(note, file=sys.stderr)
+        connected = loop.enter(LiveClient.discover(args.home, name="chat"))
+        with connected as client:
+            chat = _Chat(client, loop, args)
+            if prompt is not None:
+                return chat.ask(prompt)
+            return chat.interact(paths)
+
+
+class _Chat:
+    """One conversation, kept here and sent whole each time; the engine's slots know its beginning."""
+
+    def __init__(self, client: LiveClient, loop: _Loop, args: argparse.Namespace) -> None:
+        self._client = client
+        self._loop = loop
+        self._system: str | None = args.system
+        self._arguments: dict[str, Any] = {}
+        if args.max_tokens is not None:
+            self._arguments["max_tokens"] = args.max_tokens
+        sampling = {"temperature": args.temperature, "seed": args.seed}
+        if given := {name: value for name, value in sampling.items() if value is not None}:
+            self._arguments["sampling"] = given
+        self._messages: list[dict[str, Any]] = []
+        self._typed_ahead: list[str] = []
+        self._leave = False
+
+    def ask(self, prompt: str) -> int:
+        """One turn; answers the exit code."""
+        if not self._messages:
+            self._begin()
+        question = {"role": "user", "content": prompt}
+        generation = self._client.generate(
+            messages=[*self._messages, question], on_disconnect="cancel", **self._arguments
+        )
+        answer = self._loop.submit(_stream(generation))
+        finished = self._wait(answer, generation)
+        error = finished["error"]
+        if error is None:
+            self._messages += [question, {"role": "assistant", "content": finished["text"]}]
+        if sys.stderr.isatty():
+            print(f"\x1b[2m{stats(finished)}\x1b[0m", file=sys.stderr)
+        if error is not None:
+            hint = f" ({error['hint']})" if error.get("hint") else ""
+            if error["code"] == "context_overflow" and len(self._messages) > 1:
+                hint = " (/new starts a conversation with an empty context)"
+            print(f"tokenglass: {plain(error['message'])}{hint}", file=sys.stderr)
+            return 1
+        return 130 if finished["finish_reason"] == "cancelled" else 0
+
+    def interact(self, paths: Paths) -> int:
+        """Turns until /quit, Ctrl-D, or Ctrl-C twice."""
+        snapshot = self._loop.call(self._client.request("snapshot"))
+        model = (snapshot["model"] or snapshot["loading"] or {}).get("name") or "no model yet"
+        print(f"{plain(str(model))} · /help for commands, Ctrl-D to leave", file=sys.stderr)
+        interrupted = False
+        with _line_history(paths):
+            while not self._leave:
+                try:
+                    line = self._typed_ahead.pop(0) if self._typed_ahead else input("> ")
+                except EOFError:
+                    print()
+                    break
+                except KeyboardInterrupt:
+                    if interrupted:
+                        print()
+                        break
+                    interrupted = True
+                    print("\n(Ctrl-C again, or Ctrl-D, leaves)", file=sys.stderr)
+                    continue
+                interrupted = False
+                if not self._command(line.strip()):
+                    break
+        return 0
+
+    def _command(self, line: str) -> bool:
+        """Carry out one line; False to leave."""
+        if line == "/quit":
+            return False
+        if line == "/help":
+            print(HELP, file=sys.stderr)
+        elif line == "/new":
+            self._messages.clear()
+            print("(a new conversation)", file=sys.stderr)
+        elif line == "/stop":
+            print("(nothing is being written)", file=sys.stderr)
+        elif line.startswith("/") and " " not in line:
+            print(f"there is no command {line}; /help lists them", file=sys.stderr)
+        elif line:
+            try:
+                self.ask(line)
+            except TokenglassError as error:
+                if self._client.lost is not None:
+                    raise
+                hint = f" ({error.info.hint})" if error.info.hint else ""
+                print(f"tokenglass: {error}{hint}", file=sys.stderr)
+        return True
+
+    def _begin(self) -> None:
+        system = self._system
+        if system is None:
+            settings = self._loop.call(self._client.request("settings.get"))["settings"]
+            system = settings.get("system_prompt") or None
+        if system:
+            self._messages.append({"role": "system", "content": system})
+
+    def _wait(self, answer: Future[dict[str, Any]], generation: Generation) -> dict[str, Any]:
+        """Until the answer is complete. The first Ctrl-C (or a typed /stop) stops it, the second leaves."""
+        stopping = False
+        while True:
+            try:
+                if answer.done() or self._wait_or_read(answer):
+                    return answer.result()
+                stop = "/stop" in self._typed_ahead
+                self._typed_ahead = [line for line in self._typed_ahead if line != "/stop"]
+            except KeyboardInterrupt:
+                if stopping:
+                    self._leave = True
+                    answer.cancel()
+                    raise
+                stop = True
+            if stop and not stopping:
+                stopping = True
+                self._loop.submit(generation.cancel())
+
+    def _wait_or_read(self, answer: Future[dict[str, Any]]) -> bool:
+        """Wait a little; True once the answer is complete. Lines typed meanwhile are kept for later."""
+        typing = sys.stdin.isatty() and sys.platform != "win32"
+        try:
+            answer.exception(timeout=0.1 if typing else None)
+        except TimeoutError:
+            if select.select([sys.stdin], [], [], 0)[0] and (line := sys.stdin.readline().strip()):
+                self._typed_ahead.append(line)
+            return False
+        return True
+
+
+async def _stream(generation: Generation) -> dict[str, Any]:
+    """Write the answer as it comes; answers the `finished` event."""
+    wrote, thinking, ended = False, False, True
+    dim = sys.stdout.isatty()
+    async for event in generation:
+        kind = event["type"]
+        if kind == "generation.reasoning_delta" and dim:
+            sys.stdout.write(("" if thinking else "\x1b[2m") + plain(event["text"]))
+            sys.stdout.flush()
+            thinking = True
+        elif kind == "generation.delta":
+            text = plain(event["text"])
+            if thinking:
+                sys.stdout.write("\x1b[0m\n\n")
+                thinking = False
+            sys.stdout.write(text)
+            sys.stdout.flush()
+            if text:
+                wrote, ended = True, text.endswith("\n")
+        elif kind == "generation.finished":
+            if thinking:
+                sys.stdout.write("\x1b[0m\n")
+            elif wrote and not ended:
+                sys.stdout.write("\n")
+            sys.stdout.flush()
+            return event
+    raise AssertionError("a generation ends with its finished event")
+
+
+class _Loop:
+    """A running loop in another thread, as seen from this one."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.submit(work).result()
+
+    @contextlib.contextmanager
+    def enter(self, context: contextlib.AbstractAsyncContextManager[T]) -> Iterator[T]:
+        """The context manager, entered and left in one task over there."""
+        entered: Future[T] = Future()
+        leave = asyncio.Event()
+
+        async def hold() -> None:
+            try:
+                async with context as value:
+                    entered.set_result(value)
+                    await leave.wait()
+            except BaseException as error:
+                if not entered.done():
+                    entered.set_exception(error)
+                    return
+                raise
+
+        task = self.submit(hold())
+        value = entered.result()
+        try:
+            yield value
+        finally:
+            self._loop.call_soon_threadsafe(leave.set)
+            with contextlib.suppress(TimeoutError):
+                task.result(timeout=2)
+
+
+@contextlib.contextmanager
+def _loop_thread() -> Iterator[_Loop]:
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="chat-loop", daemon=True)
+    thread.start()
+    try:
+        yield _Loop(loop)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(2)
+        if not thread.is_alive():
+            loop.run_until_complete(_cancel_all(loop))
+            loop.close()
+
+
+async def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
+    tasks = [task for task in asyncio.all_tasks(loop) if task is not asyncio.current_task()]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _piped() -> str:
+    data = sys.stdin.buffer.read(MAX_PIPED_BYTES + 1)
+    if len(data) > MAX_PIPED_BYTES:
+        raise TokenglassError("invalid_argument", f"the piped prompt is longer than {MAX_PIPED_BYTES} bytes")
+    return data.decode("utf-8", "replace")
+
+
+@contextlib.contextmanager
+def _line_history(paths: Paths) -> Iterator[None]:
+    """Arrow keys bring back earlier questions, also those of earlier runs."""
+    try:
+        import readline
+    except ImportError:  # not on every system
+        yield
+        return
+    file = paths.data_dir / "chat_history"
+    with contextlib.suppress(OSError):
+        readline.read_history_file(file)
+    readline.set_history_length(1000)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            file.touch(mode=0o600)
+            readline.write_history_file(file)
+            file.chmod(0o600)
