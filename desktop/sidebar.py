@@ -122,6 +122,21 @@ class _List(QListView):
             )
 
 
+class _Elided(QLabel):
+    """A label that ends in an ellipsis where it has no room."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFont(ui_font(TEXT))
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+
+    def paintEvent(self, event: QPaintEvent) -> None:  # noqa: ARG002
+        painter = QPainter(self)
+        painter.setFont(self.font())
+        text = QFontMetrics(self.font()).elidedText(self.text(), Qt.TextElideMode.ElideRight, self.width())
+        painter.drawText(self.rect(), Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignLeft, text)
+
+
 class Sidebar(QWidget):
     """Emits what the user wants; shows what it is given."""
 
@@ -180,10 +195,7 @@ class Sidebar(QWidget):
         self.list.selectionModel().currentChanged.connect(self._current_changed)
         self._undo = QFrame()
         self._undo.setProperty("look", "undo")
-        self._undo_words = QLabel()
-        self._undo_words.setFont(ui_font(TEXT))
-        self._undo_words.setMinimumWidth(0)
-        self._undo_words.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self._undo_words = _Elided()
         self.undo_button = QPushButton("Undo")
         self.undo_button.setProperty("look", "link")
         self.undo_button.setFont(ui_font(TEXT))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from PySide6.QtCore import QRectF, QSize, Qt, QTimer, Signal
-from PySide6.QtGui import QColor, QFontMetrics, QPainter, QPaintEvent
+from PySide6.QtGui import QColor, QFontMetrics, QPainter, QPaintEvent, QResizeEvent
 from PySide6.QtWidgets import QHBoxLayout, QMenu, QPushButton, QSizePolicy, QWidget
 
 from desktop.theme import TEXT, Theme, ui_font
@@ -142,6 +142,11 @@ class StatusLine(QWidget):
             button.setStyleSheet(
                 f"QPushButton {{ color: {theme.muted}; padding: 2px 6px; border-radius: 4px; }}"
             )
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self.clients.setVisible(self.width() >= 900)
+        self.version.setVisible(self.width() >= 860)
 
     def show_engine(self, words: str, colour: str, tip: str = "") -> None:
         self.engine.show_words(f"engine {words}", colour)

@@ -183,25 +183,18 @@ class LivePlot(QWidget):
         self._theme = theme
         self._curves: list[tuple[pg.PlotCurveItem, str, bool]] = []
         self._dots: _DotCloud | None = None
-        self._view = pg.PlotWidget()
+        # A bare view box: pyqtgraph's PlotItem builds menus and axes that take 100 ms and aren't used.
+        self._view = pg.GraphicsView(background=theme.panel)
         self._view.setFrameShape(QFrame.Shape.NoFrame)
         self._view.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
         self._view.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self._view.setMinimumHeight(56)
-        item = self._view.getPlotItem()
-        item.hideButtons()
-        item.setMenuEnabled(False)
-        item.hideAxis("bottom")
-        item.hideAxis("left")
-        item.layout.setContentsMargins(0, 0, 0, 0)
-        box = item.getViewBox()
-        box.setMouseEnabled(False, False)
-        box.setDefaultPadding(0)
-        box.disableAutoRange()
-        box.setXRange(-SPAN_S, 0, padding=0)
-        self._item, self._box = item, box
+        self._box = pg.ViewBox(enableMenu=False, enableMouse=False, defaultPadding=0)
+        self._box.disableAutoRange()
+        self._box.setXRange(-SPAN_S, 0, padding=0)
+        self._view.setCentralItem(self._box)
         self._grid = _Grid()
-        item.addItem(self._grid)
+        self._box.addItem(self._grid, ignoreBounds=True)
         self._scale = _Scale(theme)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -222,14 +215,14 @@ class LivePlot(QWidget):
     def add_curve(self, colour: str, *, fill: bool) -> int:
         """A line in the theme's colour of that name; answers its number."""
         curve = pg.PlotCurveItem(skipFiniteCheck=True)
-        self._item.addItem(curve)
+        self._box.addItem(curve, ignoreBounds=True)
         self._curves.append((curve, colour, fill))
         self.set_theme(self._theme)
         return len(self._curves) - 1
 
     def add_dots(self) -> None:
         self._dots = _DotCloud()
-        self._item.addItem(self._dots)
+        self._box.addItem(self._dots, ignoreBounds=True)
         self.set_theme(self._theme)
 
     def set_theme(self, theme: Theme) -> None:
