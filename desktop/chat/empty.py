@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from PySide6.QtCore import Qt, Signal
+from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
 from desktop.theme import BODY, LARGE, TEXT, Theme, mix
@@ -13,6 +14,8 @@ SUGGESTIONS = (
     "Tell me a tiny story",
     "What is 12 + 30?",
 )
+TWO_COLUMNS = 560
+"""Width from which the suggestions stand in two columns."""
 
 
 class EmptyState(QWidget):
@@ -24,26 +27,26 @@ class EmptyState(QWidget):
         super().__init__(parent)
         self._title = QLabel("Ask the model on this machine")
         self._line = QLabel("Every token is measured as it comes. Nothing leaves this computer.")
-        self._line.setWordWrap(True)
         self._buttons = [QPushButton(text) for text in SUGGESTIONS]
-        grid = QGridLayout()
-        grid.setSpacing(8)
-        for number, (text, button) in enumerate(zip(SUGGESTIONS, self._buttons, strict=True)):
+        self._grid = QGridLayout()
+        self._grid.setSpacing(8)
+        self._across = 0
+        for text, button in zip(SUGGESTIONS, self._buttons, strict=True):
             button.setMinimumHeight(44)
             button.setCursor(Qt.CursorShape.PointingHandCursor)
             button.setAccessibleName(f"Ask: {text}")
             button.clicked.connect(lambda _checked=False, text=text: self.chosen.emit(text))
-            grid.addWidget(button, number // 2, number % 2)
         column = QWidget()
         column.setMaximumWidth(560)
         inner = QVBoxLayout(column)
         inner.setContentsMargins(24, 0, 24, 0)
         inner.setSpacing(8)
         for label in (self._title, self._line):
+            label.setWordWrap(True)
             label.setAlignment(Qt.AlignmentFlag.AlignHCenter)
             inner.addWidget(label)
         inner.addSpacing(16)
-        inner.addLayout(grid)
+        inner.addLayout(self._grid)
         middle = QHBoxLayout()
         middle.addStretch(1)
         middle.addWidget(column, 100)
@@ -53,6 +56,19 @@ class EmptyState(QWidget):
         outer.addLayout(middle)
         outer.addStretch(3)
         self.set_theme(theme)
+        self._arrange(1)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._arrange(2 if event.size().width() >= TWO_COLUMNS else 1)
+
+    def _arrange(self, across: int) -> None:
+        """Put the suggestions side by side or below each other."""
+        if across == self._across:
+            return
+        self._across = across
+        for number, button in enumerate(self._buttons):
+            self._grid.addWidget(button, number // across, number % across)
 
     def set_enabled(self, enabled: bool) -> None:
         """Whether a suggestion can be sent now."""

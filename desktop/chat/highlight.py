@@ -45,8 +45,8 @@ _SLASHES = r"(?P<comment>//.*)"
 _PYTHON = Language(
     _pattern(
         "and as assert async await break case class continue def del elif else except finally for from "
-        "global if import in is lambda match nonlocal not or pass raise return try while with yield None True False "
-        "self",
+        "global if import in is lambda match nonlocal not or pass raise return try while with yield "
+        "None True False self",
         r"(?P<open>[rRbBfFuU]{0,2}(?:\"\"\"|'''))",
         r"(?P<comment>#.*)",
         _QUOTED,

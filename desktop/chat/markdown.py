@@ -22,12 +22,17 @@ from markdown_it.token import Token
 MAX_INLINE = 20_000
 """Longer paragraphs are shown as plain text: the inline parser is quadratic in the worst case."""
 
+MAX_NESTING = 40
+"""Of lists and quotations in each other."""
+
 _parser = (
-    MarkdownIt("commonmark", {"html": False, "maxNesting": 40})
+    MarkdownIt("commonmark", {"html": False, "maxNesting": MAX_NESTING})
     .enable(["table", "strikethrough"])
     .disable(["reference", "inline", "text_join"])
 )
-_inline_parser = MarkdownIt("commonmark", {"html": False, "maxNesting": 40}).enable(["strikethrough"])
+_inline_parser = MarkdownIt("commonmark", {"html": False, "maxNesting": MAX_NESTING}).enable(
+    ["strikethrough"]
+)
 
 _BARE_LINK = re.compile(r"https?://[^\s<>\"'`|\\^{}\[\]]+")
 _NEWLINES = re.compile(r"\r\n?")
@@ -171,18 +176,26 @@ def _parse(text: str, number: int | None) -> list[_Unit]:
                 ordered = token.type == "ordered_list_open"
                 reader = _Reader(tokens)
                 reader.item(inner, close, f"{count}." if ordered else None)
-                units.append(
-                    _Unit(_line(item), reader.blocks, count if ordered else None, continues=not first)
-                )
+                blocks = _or_source(reader.blocks, tokens[inner : close + 1], text)
+                units.append(_Unit(_line(item), blocks, count if ordered else None, continues=not first))
                 count += 1
                 first = False
                 inner = close + 1
         else:
             reader = _Reader(tokens)
             reader.read(at, end + 1)
-            units.append(_Unit(_line(token), reader.blocks))
+            units.append(_Unit(_line(token), _or_source(reader.blocks, tokens[at : end + 1], text)))
         at = end + 1
     return units
+
+
+def _or_source(blocks: list[Block], tokens: list[Token], text: str) -> list[Block]:
+    """The blocks, or the text as it stands where it is nested deeper than the parser goes."""
+    if max(token.level for token in tokens) < MAX_NESTING - 2:
+        return blocks
+    first, last = tokens[0].map or (0, 0)
+    source = "\n".join(text.split("\n")[first:last]).strip()
+    return [Block("paragraph", spans=(Span(source),))]
 
 
 def _line(token: Token) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QObject, QPoint, QPointF, Qt, QTimer, QUrl
@@ -244,13 +246,13 @@ class Selector(QObject):
         for button in row.buttons:
             if button.act in ("copy", "regenerate", "variant"):
                 self._add(
-                    menu, _MENU_NAMES.get(button.label, button.label), lambda b=button: self.act(number, b)
+                    menu, _MENU_NAMES.get(button.label, button.label), partial(self.act, number, button)
                 )
         menu.popup(where)
 
-    def _add(self, menu: QMenu, label: str, act: object) -> QAction:
+    def _add(self, menu: QMenu, label: str, act: Callable[[], None]) -> QAction:
         action = menu.addAction(label)
-        action.triggered.connect(act)
+        action.triggered.connect(lambda _checked: act())
         return action
 
 

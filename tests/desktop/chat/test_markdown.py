@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -118,7 +119,13 @@ def test_tables() -> None:
     assert block.plain() == "a\tb\tc\n1\t2\t"
 
 
-def test_hostile_text_takes_no_time_and_loses_nothing() -> None:
+@pytest.mark.parametrize("prefix", ["> ", "- "])
+def test_what_is_nested_too_deep_stands_as_it_is(prefix: str) -> None:
+    (block,) = parse(prefix * 300 + "deep")
+    assert block.plain() == prefix * 300 + "deep"
+
+
+def test_hostile_text_is_shown() -> None:
     for text in ("[" * 30_000, "*a " * 20_000, "> " * 500 + "deep", "`" * 30_000):
         stream = StreamingMarkdown(text)
         assert stream.blocks == parse(text)
