@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QResizeEvent
-from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
 from desktop.theme import BODY, LARGE, TEXT, Theme, mix
 
@@ -55,6 +55,8 @@ class EmptyState(QWidget):
         outer.addStretch(2)
         outer.addLayout(middle)
         outer.addStretch(3)
+        # Two columns must not keep the window from becoming narrower.
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         self.set_theme(theme)
         self._arrange(1)
 
