@@ -18,16 +18,17 @@ from api.settings import SettingsStore
 from api.state import State
 from api.supervisor import Supervisor
 from engine import commands
-from engine.errors import TokenglassError
+from engine.errors import ErrorInfo, TokenglassError
 from engine.events import (
     ConversationChanged,
     ConversationDeleted,
     ConversationMessage,
     Event,
+    GenerationFinished,
     GenerationQueued,
     SettingsChanged,
 )
-from engine.types import ChatMessage, SamplingParams, WorkerConfig
+from engine.types import ChatMessage, SamplingParams, Timings, Usage, WorkerConfig
 
 MAX_INPUT_SHOWN = 2000
 
@@ -102,17 +103,10 @@ class Service:
         generation_id = f"gen_{secrets.token_hex(8)}"
         result: dict[str, Any] = {"generation_id": generation_id}
         messages, prompt = command.messages, command.prompt
-        stored: list[dict[str, Any]] = []
-        conversation_id = command.conversation_id
-        if conversation_id is not None:
-            stored = await self._store_turn(client, command, conversation_id, generation_id, model)
-            user, answer = stored[0], stored[-1]
-            messages = await self.history.prompt_messages(user["id"])
-            result |= {
-                "conversation_id": conversation_id,
-                "user_message_id": user["id"],
-                "message_id": answer["id"],
-            }
+        changed: list[Event] = []
+        if command.conversation_id is not None:
+            told, messages, changed = await self._store_turn(client, command, generation_id, model)
+            result |= told
         work = commands.Generate(
             generation_id=generation_id,
             received_t=received_t,
@@ -120,7 +114,7 @@ class Service:
             origin=client.origin,
             messages=messages,
             prompt=prompt,
-            trim=conversation_id is not None,
+            trim=command.conversation_id is not None,
             tools=command.tools if command.tool_choice != "none" else [],
             sampling=self._sampling(command),
             max_tokens=command.max_tokens,
@@ -134,18 +128,10 @@ class Service:
             client_name=client.name,
             origin=client.origin,
             model=model,
-            conversation_id=conversation_id,
+            conversation_id=command.conversation_id,
             message_id=result.get("message_id"),
             input=shown_input(messages, prompt),
         )
-        changed: list[Event] = []
-        if conversation_id is not None:
-            conversation = await self.history.conversation(conversation_id)
-            new = stored if command.content is not None else stored[-1:]
-            changed = [
-                ConversationMessage(conversation_id=conversation_id, message=message) for message in new
-            ]
-            changed.append(ConversationChanged(type="conversation.updated", conversation=conversation))
         client.add_own(generation_id)
 
         def start() -> None:
@@ -156,24 +142,39 @@ class Service:
         return Outcome(result, start)
 
     async def _store_turn(
-        self,
-        client: Client,
-        command: protocol.Generate,
-        conversation_id: str,
-        generation_id: str,
-        model: str,
-    ) -> list[dict[str, Any]]:
-        """The user's message and the place of its answer, committed."""
+        self, client: Client, command: protocol.Generate, generation_id: str, model: str
+    ) -> tuple[dict[str, Any], list[ChatMessage], list[Event]]:
+        """Commit the user's message and the place of its answer.
+
+        Answers what the reply tells of them, what the model is asked, and the events about it.
+        """
+        conversation_id = command.conversation_id
+        assert conversation_id is not None
+        where = (generation_id, model, client.origin)
         if command.content is not None:
-            turn = await self.history.add_turn(
-                conversation_id, command.content, generation_id, model, client.origin
-            )
-            return list(turn)
-        assert command.parent is not None
-        answer = await self.history.add_variant(
-            conversation_id, command.parent, generation_id, model, client.origin
-        )
-        return [{"id": command.parent}, answer]
+            user, answer = await self.history.add_turn(conversation_id, command.content, *where)
+            user_id, new = user["id"], [user, answer]
+        else:
+            assert command.parent is not None
+            answer = await self.history.add_variant(conversation_id, command.parent, *where)
+            user_id, new = command.parent, [answer]
+        try:
+            messages = await self.history.prompt_messages(user_id)
+            conversation = await self.history.conversation(conversation_id)
+        except BaseException:
+            # the conversation must not wait for an answer that nobody writes
+            self.history.submit_finish(_given_up(generation_id))
+            raise
+        events: list[Event] = [
+            ConversationMessage(conversation_id=conversation_id, message=message) for message in new
+        ]
+        events.append(ConversationChanged(type="conversation.updated", conversation=conversation))
+        told = {
+            "conversation_id": conversation_id,
+            "user_message_id": user_id,
+            "message_id": answer["id"],
+        }
+        return told, messages, events
 
     async def _check_model(self, model: str | None) -> None:
         loaded = self.supervisor.model_id
@@ -280,6 +281,17 @@ class Service:
 
     def _publish(self, event: Event) -> None:
         self.bus.publish(event)
+
+
+def _given_up(generation_id: str) -> GenerationFinished:
+    return GenerationFinished(
+        generation_id=generation_id,
+        finish_reason="error",
+        text="",
+        usage=Usage(prompt_tokens=0, cached_tokens=0, completion_tokens=0),
+        timings=Timings(),
+        error=ErrorInfo(code="internal", message="the generation could not be started"),
+    )
 
 
 def shown_input(messages: Sequence[ChatMessage] | None, prompt: str | None) -> str:

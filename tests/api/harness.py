@@ -43,7 +43,7 @@ def app(home: Path, model: str = "fake:", **options: Any) -> contextlib.Abstract
     return Core.open(Options(home=home, port=0, model=model, token=TOKEN, log_level="debug", **options))
 
 
-class CommandFailed(Exception):
+class CommandError(Exception):
     """A reply with `ok: false`."""
 
     def __init__(self, error: Frame) -> None:
@@ -102,10 +102,10 @@ class Wire:
         return await self.until(lambda frame: frame["type"] == "reply" and frame["id"] == command_id)
 
     async def command(self, command: str, /, **arguments: object) -> Frame:
-        """Send a command and answer its result. Raises CommandFailed."""
+        """Send a command and answer its result. Raises CommandError."""
         frame = await self.reply(await self.send(command, **arguments))
         if not frame["ok"]:
-            raise CommandFailed(frame["error"])
+            raise CommandError(frame["error"])
         result = frame["result"]
         assert isinstance(result, dict)
         return result
@@ -161,5 +161,5 @@ async def client(core: Core, query: str = "", token: str = TOKEN, **options: Any
 async def eventually(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
     """Wait until the condition holds."""
     async with asyncio.timeout(limit_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - any condition, not only ours
             await asyncio.sleep(0.01)

@@ -8,7 +8,7 @@ import pytest
 
 from api import supervisor as module
 from api.core import Core
-from tests.api.harness import HI, CommandFailed, Wire, app, client, eventually, run
+from tests.api.harness import HI, CommandError, Wire, app, client, eventually, run
 
 SLOW = "fake:tokens=200,delay_ms=10"
 
@@ -82,7 +82,7 @@ def test_too_many_deaths_fail_until_a_model_is_loaded(
                 exited = await wire.event("engine.exited", epoch=death)
                 assert exited["will_restart"] is (death < 4)
                 assert exited["signal"] == "SIGABRT"
-            with pytest.raises(CommandFailed, match="engine_failed"):
+            with pytest.raises(CommandError, match="engine_failed"):
                 await wire.generate()
             snapshot = await wire.command("snapshot")
             assert snapshot["engine"]["state"] == "failed"
@@ -155,7 +155,7 @@ def test_the_waiting_room_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyP
                 await wire.reply(command_id)
             for _ in range(limit - 60):
                 await wire.generate()
-            with pytest.raises(CommandFailed, match="busy"):
+            with pytest.raises(CommandError, match="busy"):
                 await wire.generate()
             assert len(core.state.generations) == limit
 
@@ -198,7 +198,7 @@ def test_a_switch_waits_for_nobody_but_asks_first(tmp_path: Path) -> None:
         async with app(tmp_path, SLOW) as core, client(core) as wire:
             generation = await wire.generate()
             await wire.event("generation.delta")
-            with pytest.raises(CommandFailed, match="busy"):
+            with pytest.raises(CommandError, match="busy"):
                 await wire.command("models.load", model="fake:tokens=2")
             await wire.command("models.load", model="fake:tokens=2", force=True)
             finished = await wire.finished(generation)
@@ -238,7 +238,7 @@ def test_a_first_model_that_cannot_be_loaded(tmp_path: Path) -> None:
         async with app(tmp_path, "fake:load_ms=200,oom_at_load=1") as core, client(core) as wire:
             waiting = await wire.generate()
             assert (await wire.finished(waiting))["error"]["code"] == "out_of_memory"
-            with pytest.raises(CommandFailed, match="no_model"):
+            with pytest.raises(CommandError, match="no_model"):
                 await wire.generate()
             assert (await wire.command("snapshot"))["engine"]["error"]["code"] == "out_of_memory"
             await eventually(lambda: core.state.pid is None)
