@@ -56,5 +56,6 @@ if [ "$as_root" = none ]; then
 fi
 echo "installing $package" >&2
 # shellcheck disable=SC2086  # the words are meant to split
-$as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $package >&2 || exit 1
+$as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends $package \
+    >/dev/null || exit 1
 find_python
