@@ -106,6 +106,8 @@ class _Chat:
         interrupted = False
         with _line_history(paths):
             while not self._leave:
+                if self._client.lost is not None:
+                    raise self._client.lost
                 try:
                     line = self._typed_ahead.pop(0) if self._typed_ahead else input("> ")
                 except EOFError:

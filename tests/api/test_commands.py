@@ -1,0 +1,484 @@
+"""The terminal's commands, most of them as processes beside a real app with a fake model."""
+
+import contextlib
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from api import cli
+from api.client import running_app
+from api.commands import one_line, plain
+from api.commands.models import count, size
+from api.paths import Paths
+
+ROOT = Path(__file__).resolve().parents[2]
+STORIES = ROOT.parent / "shared" / "data" / "models" / "stories260K-f32.gguf"
+LIMIT_S = 60.0
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "PYTHONWARNINGS": "error"}
+
+
+def command(home: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "api.cli", "--home", str(home), *arguments]
+
+
+def run(
+    home: Path, *arguments: str, stdin: bytes | None = None, **options: Any
+) -> subprocess.CompletedProcess[bytes]:
+    given: dict[str, Any] = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
+    return subprocess.run(
+        command(home, *arguments),
+        capture_output=True,
+        timeout=LIMIT_S,
+        check=False,
+        env=ENVIRONMENT,
+        **given,
+        **options,
+    )
+
+
+@contextmanager
+def serving(home: Path, model: str = "fake:") -> Iterator[dict[str, Any]]:
+    process = subprocess.Popen(
+        command(home, "serve", "--port", "0", "--model", model),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=ENVIRONMENT,
+    )
+    assert process.stdout is not None
+    try:
+        yield json.loads(process.stdout.readline())
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0
+        process.stdout.close()
+
+
+def left_over(home: Path) -> list[int]:
+    """Processes that were started for this home, but for this one."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and any(str(home) in word for word in process.cmdline()):
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+def until_gone(home: Path) -> None:
+    deadline = time.monotonic() + 20
+    while left_over(home) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert left_over(home) == []
+    assert running_app(Paths.resolve(home)) is None
+
+
+class Terminal:
+    """A process on a terminal of its own."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        self.pid, self._file = pty.fork()
+        if self.pid == 0:
+            os.execve(arguments[0], arguments, ENVIRONMENT)
+        self.output = ""
+        self._seen = 0
+        self.code: int | None = None
+
+    def type(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # it has ended; `end` will tell
+            os.write(self._file, text.encode())
+
+    def until(self, pattern: str) -> str:
+        """Wait for output that matches, after what was waited for last."""
+        deadline = time.monotonic() + LIMIT_S
+        while True:
+            match = re.search(pattern, self.output[self._seen :])
+            if match is not None:
+                self._seen += match.end()
+                return match[0]
+            assert time.monotonic() < deadline, self.output[-3000:]
+            assert self._read(0.5), f"ended without {pattern!r}: {self.output[-3000:]}"
+
+    def _read(self, wait_s: float) -> bool:
+        if select.select([self._file], [], [], wait_s)[0]:
+            try:
+                data = os.read(self._file, 65536)
+            except OSError:  # the other side is closed
+                return False
+            self.output += data.decode("utf-8", "replace")
+            return bool(data)
+        return True
+
+    def end(self) -> int:
+        """Wait for its end; answers the exit code."""
+        deadline = time.monotonic() + LIMIT_S
+        while self._read(0.2) and time.monotonic() < deadline:
+            pass
+        _, status = os.waitpid(self.pid, 0)
+        self.code = os.waitstatus_to_exitcode(status)
+        return self.code
+
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.code is None:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        os.close(self._file)
+
+
+# ---- helpers
+
+
+def test_plain_text_steers_no_terminal() -> None:
+    assert plain("a\x1b[31mb\x07\x00\x9b2J\r\x7fc\n\td") == "a[31mb2Jc\n\td"
+    assert one_line(" a\n b\x1b ", 10) == "a b"
+    assert one_line("x" * 20, 10) == "x" * 9 + "…"
+
+
+def test_numbers_for_people() -> None:
+    assert [count(number) for number in (None, 0, 999, 292_800, 7_500_000, 1_240_000_000)] == [
+        "-",
+        "-",
+        "999",
+        "292.8K",
+        "7.5M",
+        "1.2B",
+    ]
+    assert [size(number) for number in (None, 12, 1185760, 4_000_000_000)] == [
+        "-",
+        "12 B",
+        "1.2 MB",
+        "4.0 GB",
+    ]
+
+
+# ---- models
+
+
+@pytest.mark.skipif(not STORIES.exists(), reason="the test models aren't there")
+def test_models_list_add_remove(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home = ["--home", str(tmp_path)]
+    assert cli.main([*home, "models"]) == 0
+    assert re.search(r"^starter ", capsys.readouterr().out, re.MULTILINE)
+    assert cli.main([*home, "models", "add", str(STORIES)]) == 0
+    assert "added stories260K-f32: llama, 292.8K parameters, F32, 1.2 MB" in capsys.readouterr().out
+    assert cli.main([*home, "models", "list"]) == 0
+    assert re.search(r"^stories260K-f32 +292.8K +F32 +512 +1.2 MB +added ", capsys.readouterr().out, re.M)
+    assert cli.main([*home, "models", "list", "--json"]) == 0
+    assert [entry["id"] for entry in json.loads(capsys.readouterr().out)] == ["starter", "stories260K-f32"]
+    assert cli.main([*home, "models", "remove", "stories260K-f32"]) == 0
+    assert "stays" in capsys.readouterr().out
+    assert cli.main([*home, "models", "remove", "stories260K-f32"]) == 1
+    assert STORIES.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("add", "gone.gguf"), "there is no file"),
+        (("add", "/dev/null"), "can't be loaded"),
+        (("remove", "starter"), "part of the app"),
+        (("remove", "nothing"), "there is no model"),
+        (("pull", "someone/something"), "not built yet"),
+    ],
+)
+def test_models_mistakes_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, str], message: str
+) -> None:
+    assert cli.main(["--home", str(tmp_path), "models", *arguments]) == 1
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert len(captured.err.splitlines()) == 1
+    assert captured.out == ""
+
+
+def test_models_shows_what_cant_be_loaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (Paths.resolve(tmp_path).models_dir / "bad\x1b[2J.gguf").write_text("no model")
+    assert cli.main(["--home", str(tmp_path), "models"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^bad-2J .* folder +! ", out, re.MULTILINE)
+    assert "\x1b" not in out
+
+
+def test_diagnostics(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--home", str(tmp_path), "diagnostics"]) == 0
+    assert "## Machine" in capsys.readouterr().out
+
+
+# ---- chat
+
+
+def test_chat_starts_an_app_for_itself_and_ends_it(tmp_path: Path) -> None:
+    done = run(tmp_path, "chat", "--model", "fake:script=Hello%20%1b%5b31m%07there", "hi")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"Hello [31mthere\n", b"")
+    until_gone(tmp_path)
+
+
+def test_chat_uses_the_running_app(tmp_path: Path) -> None:
+    with serving(tmp_path, "fake:echo=1") as ready:
+        assert run(tmp_path, "chat", "two\nlines").stdout == b"two\nlines\n"
+        assert run(tmp_path, "chat", stdin="piped žluť 🦙\n".encode()).stdout == "piped žluť 🦙\n".encode()
+        assert run(tmp_path, "chat", stdin=b"not \xff utf-8").stdout == "not \ufffd utf-8\n".encode()
+        about = running_app(Paths.resolve(tmp_path))
+        assert about is not None
+        assert about["pid"] == ready["pid"]
+
+
+def test_chat_two_at_once_share_one_app(tmp_path: Path) -> None:
+    """Whoever loses the race for the home uses the winner's app, as long as that one chats."""
+    processes = [
+        subprocess.Popen(
+            command(tmp_path, "chat", "--model", "fake:tokens=40,delay_ms=60", "hi"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=ENVIRONMENT,
+        )
+        for _ in range(2)
+    ]
+    for process in processes:
+        out, err = process.communicate(timeout=LIMIT_S)
+        assert b"Traceback" not in err
+        assert out or process.returncode == 1
+    assert 0 in [process.returncode for process in processes]
+    until_gone(tmp_path)
+
+
+@pytest.mark.parametrize("data", [b"", b" \n\n"])
+def test_chat_with_nothing_to_ask(tmp_path: Path, data: bytes) -> None:
+    done = run(tmp_path, "chat", stdin=data)
+    assert done.returncode == 2
+    assert b"nothing to ask" in done.stderr
+    assert left_over(tmp_path) == []
+
+
+@pytest.mark.parametrize("value", ["nan", "-1", "11", "inf"])
+def test_chat_with_an_impossible_temperature(tmp_path: Path, value: str) -> None:
+    done = run(tmp_path, "chat", f"--temperature={value}", "hi")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"--temperature" in done.stderr
+
+
+def test_chat_with_an_endless_pipe(tmp_path: Path) -> None:
+    done = run(tmp_path, "chat", stdin=b"x" * 1_100_000)
+    assert done.returncode == 1
+    assert b"longer than" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("fake:bogus=1", b"can't be started: fake model: there is no key 'bogus'"),
+        ("fake:oom_at_load=1", b"memory"),
+        ("fake:tokens=1000,nan_after=3", b"tokenglass: "),
+        ("/no/such/model.gguf", b"there is no file /no/such/model.gguf"),
+    ],
+)
+def test_chat_failures_are_one_line_and_exit_1(tmp_path: Path, model: str, message: bytes) -> None:
+    done = run(tmp_path, "chat", "--model", model, "hi")
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    until_gone(tmp_path)
+
+
+def test_chat_into_a_closed_pipe(tmp_path: Path) -> None:
+    with serving(tmp_path, "fake:tokens=100000,delay_ms=1"):
+        chat = subprocess.Popen(
+            command(tmp_path, "chat", "hi"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=ENVIRONMENT,
+        )
+        assert chat.stdout is not None
+        assert chat.stderr is not None
+        assert chat.stdout.read(10)
+        chat.stdout.close()
+        error = chat.stderr.read()
+        assert chat.wait(20) in (0, 1)
+        assert b"Traceback" not in error
+        chat.stderr.close()
+
+
+def test_a_killed_chat_leaves_no_app(tmp_path: Path) -> None:
+    chat = subprocess.Popen(
+        command(tmp_path, "chat", "--model", "fake:tokens=100000,delay_ms=5", "hi"),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        env=ENVIRONMENT,
+    )
+    assert chat.stdout is not None
+    assert chat.stdout.read(5)
+    assert len(left_over(tmp_path)) >= 2
+    chat.kill()
+    chat.wait()
+    chat.stdout.close()
+    until_gone(tmp_path)
+
+
+def test_interactive_chat(tmp_path: Path) -> None:
+    with (
+        serving(tmp_path, "fake:echo=1"),
+        Terminal(command(tmp_path, "chat")) as terminal,
+    ):
+        terminal.until(r"/help for commands")
+        terminal.until("> ")
+        terminal.type("/help\n")
+        terminal.until(r"/quit +leave")
+        terminal.type("first question\n")
+        terminal.until(r"first question\r\n(?s:.)*first question\r\n")
+        terminal.until(r"first token \d+ ms · prompt \d+ \(0 cached\)")
+        terminal.type("second question\n")
+        stats = terminal.until(r"prompt \d+ \(\d+ cached\)")
+        assert int(re.findall(r"\d+", stats)[1]) > 0
+        terminal.type("/new\n")
+        terminal.until("a new conversation")
+        terminal.type("/nonsense\n")
+        terminal.until("there is no command /nonsense")
+        terminal.type("\x04")
+        assert terminal.end() == 0
+    history = Paths.resolve(tmp_path).data_dir / "chat_history"
+    assert "second question" in history.read_text()
+    assert history.stat().st_mode & 0o777 == 0o600
+
+
+def test_ctrl_c_stops_the_answer_and_twice_leaves(tmp_path: Path) -> None:
+    with Terminal(command(tmp_path, "chat", "--model", "fake:tokens=100000,delay_ms=5")) as terminal:
+        terminal.until("> ")
+        terminal.type("go\n")
+        terminal.until(r"go\r\n(?s:.){20}")
+        terminal.type("\x03")
+        terminal.until(r"tokens/s .* cancelled")
+        terminal.until("> ")
+        terminal.type("again\n")
+        terminal.until(r"again\r\n(?s:.){20}")
+        terminal.type("/stop\n")
+        terminal.until("cancelled")
+        terminal.until("> ")
+        terminal.type("\x03")
+        terminal.until(r"Ctrl-C again")
+        terminal.type("\x03")
+        assert terminal.end() == 0
+    until_gone(tmp_path)
+
+
+def test_ctrl_c_ends_a_single_question(tmp_path: Path) -> None:
+    arguments = command(tmp_path, "chat", "--model", "fake:tokens=100000,delay_ms=5", "hi")
+    with Terminal(arguments) as terminal:
+        terminal.until(r"(?s:.){20}")
+        terminal.type("\x03")
+        assert terminal.end() == 130
+        assert "Traceback" not in terminal.output
+        assert "cancelled" in terminal.output
+    until_gone(tmp_path)
+
+
+def test_the_app_quits_under_a_chat(tmp_path: Path) -> None:
+    with serving(tmp_path, "fake:tokens=100000,delay_ms=5"):
+        terminal = Terminal(command(tmp_path, "chat"))
+        terminal.until("> ")
+        terminal.type("go\n")
+        terminal.until(r"go\r\n(?s:.){20}")
+    with terminal:
+        terminal.until("cancelled|shutting|has quit|lost|error|ended")
+        terminal.type("more\n")
+        assert terminal.end() == 1
+        assert "Traceback" not in terminal.output
+        assert "the app has quit" in terminal.output
+
+
+# ---- watch and the example
+
+
+def test_watch_follows_others(tmp_path: Path) -> None:
+    with serving(tmp_path, "fake:script=one%20two%20three,delay_ms=20"):
+        watches = [
+            subprocess.Popen(
+                command(tmp_path, "watch", *more),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=ENVIRONMENT,
+            )
+            for more in ((), ("--json",))
+        ]
+        first = []
+        for watch in watches:
+            assert watch.stdout is not None
+            first.append(watch.stdout.readline())
+        time.sleep(0.5)
+        assert run(tmp_path, "chat", "what?").returncode == 0
+        time.sleep(0.3)
+    outs = []
+    for watch, line in zip(watches, first, strict=True):
+        out, err = watch.communicate(timeout=LIMIT_S)
+        assert watch.returncode == 0
+        assert err == b"the app has quit\n"
+        outs.append((line + out).decode())
+    assert outs[0].startswith("following tokenglass")
+    assert re.search(r"▸ chat \(live\) \w+ asks: what\?\none two three\n■ chat .* tokens/s", outs[0])
+    assert "\x1b" not in outs[0]
+    frames = [json.loads(line) for line in outs[1].splitlines()]
+    assert frames[0]["type"] == "hello"
+    assert "".join(f["text"] for f in frames if f["type"] == "generation.delta") == "one two three"
+    assert {"metrics.step", "generation.queued", "generation.finished"} <= {f["type"] for f in frames}
+    seqs = [frame["seq"] for frame in frames]
+    assert seqs == sorted(seqs)
+
+
+def test_watch_on_a_terminal_leaves_with_ctrl_c(tmp_path: Path) -> None:
+    with serving(tmp_path, "fake:"), Terminal(command(tmp_path, "watch")) as terminal:
+        terminal.until(r"following tokenglass")
+        terminal.until(r"CPU \d+ %")
+        assert run(tmp_path, "chat", "hi").returncode == 0
+        terminal.until(r"■ chat .* tokens/s")
+        terminal.type("\x03")
+        assert terminal.end() == 0
+        assert "Traceback" not in terminal.output
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_watch_without_an_app(tmp_path: Path, more: tuple[str, ...]) -> None:
+    done = run(tmp_path, "watch", *more)
+    assert done.returncode == 1
+    assert b"no Tokenglass is running" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_example_script_sees_the_same_tokens(tmp_path: Path) -> None:
+    with serving(tmp_path, "fake:delay_ms=3"):
+        script = subprocess.Popen(
+            [
+                sys.executable,
+                "-u",
+                str(ROOT / "assets" / "examples" / "follow.py"),
+                str(Paths.resolve(tmp_path).server_file),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(1.5)
+        answer = run(tmp_path, "chat", "hi").stdout.decode().rstrip("\n")
+        time.sleep(0.3)
+        script.terminate()
+        out = script.communicate(timeout=20)[0].decode()
+    text, _, timings = out.partition("\n{")
+    assert text.rstrip("\n") == answer
+    assert "'tokens_per_second': " in timings
+    assert "'ttft_ms': " in timings
