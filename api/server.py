@@ -233,7 +233,7 @@ def _answer(status: int, body: dict[str, Any]) -> Response:
 def listen(host: str, port: int | None, preferred: int) -> socket.socket:
     """A listening socket on a loopback address.
 
-    `port` None tries `preferred`, the next ones, and then any free one. Raises TokenglassError `storage`
+    `port` None tries `preferred`, the next ones, and then any free one. Raises TokenglassError `bad_state`
     where a given port is taken or the address can't be used.
     """
     candidates = [port] if port is not None else [*range(preferred, min(preferred + PORT_TRIES, 65536)), 0]
@@ -248,7 +248,7 @@ def listen(host: str, port: int | None, preferred: int) -> socket.socket:
     assert problem is not None
     taken = problem.errno == errno.EADDRINUSE
     raise TokenglassError(
-        "storage",
+        "bad_state",
         f"port {port} is taken" if taken else f"can't listen on {host}: {problem.strerror or problem}",
         hint="choose another one with --port, or 0 for any free one",
     )

@@ -558,7 +558,7 @@ class Mute:
         self._rest = b""
 
     def send(self, frame: bytes, first: int = 0x81) -> None:
-        """Send a frame as far as the kernel takes it; while something is left over, further ones are dropped."""
+        """Send a frame as far as the kernel takes it; while a part is left over, further ones are dropped."""
         if not self._rest:
             size = len(frame)
             head = (
