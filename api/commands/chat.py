@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import math
 import select
+import signal
 import sys
 import threading
 from collections.abc import Coroutine, Iterator
@@ -73,7 +74,6 @@ class _Chat:
             self._arguments["sampling"] = given
         self._messages: list[dict[str, Any]] = []
         self._typed_ahead: list[str] = []
-        self._leave = False
 
     def ask(self, prompt: str) -> int:
         """One turn; answers the exit code."""
@@ -90,6 +90,8 @@ class _Chat:
             self._messages += [question, {"role": "assistant", "content": finished["text"]}]
         if sys.stderr.isatty():
             print(f"\x1b[2m{stats(finished)}\x1b[0m", file=sys.stderr)
+        if error is not None and error["code"] == "shutting_down":
+            raise TokenglassError("shutting_down", error["message"])
         if error is not None:
             hint = f" ({error['hint']})" if error.get("hint") else ""
             if error["code"] == "context_overflow" and len(self._messages) > 1:
@@ -105,7 +107,7 @@ class _Chat:
         print(f"{plain(str(model))} · /help for commands, Ctrl-D to leave", file=sys.stderr)
         interrupted = False
         with _line_history(paths):
-            while not self._leave:
+            while True:
                 if self._client.lost is not None:
                     raise self._client.lost
                 try:
@@ -142,7 +144,7 @@ class _Chat:
             try:
                 self.ask(line)
             except TokenglassError as error:
-                if self._client.lost is not None:
+                if error.code == "shutting_down":
                     raise
                 hint = f" ({error.info.hint})" if error.info.hint else ""
                 print(f"tokenglass: {error}{hint}", file=sys.stderr)
@@ -159,32 +161,39 @@ class _Chat:
     def _wait(self, answer: Future[dict[str, Any]], generation: Generation) -> dict[str, Any]:
         """Until the answer is complete. The first Ctrl-C (or a typed /stop) stops it, the second leaves."""
         stopping = False
-        while True:
-            try:
-                if answer.done() or self._wait_or_read(answer):
-                    return answer.result()
-                stop = "/stop" in self._typed_ahead
+        with _counting_interrupts() as interrupts:
+            while not self._wait_or_read(answer):
+                stop = bool(interrupts) or "/stop" in self._typed_ahead
                 self._typed_ahead = [line for line in self._typed_ahead if line != "/stop"]
-            except KeyboardInterrupt:
-                if stopping:
-                    self._leave = True
+                if len(interrupts) > 1:
                     answer.cancel()
-                    raise
-                stop = True
-            if stop and not stopping:
-                stopping = True
-                self._loop.submit(generation.cancel())
+                    raise KeyboardInterrupt
+                if stop and not stopping:
+                    stopping = True
+                    self._loop.submit(generation.cancel())
+        return answer.result()
 
     def _wait_or_read(self, answer: Future[dict[str, Any]]) -> bool:
         """Wait a little; True once the answer is complete. Lines typed meanwhile are kept for later."""
-        typing = sys.stdin.isatty() and sys.platform != "win32"
         try:
-            answer.exception(timeout=0.1 if typing else None)
+            answer.exception(timeout=0.1)
         except TimeoutError:
-            if select.select([sys.stdin], [], [], 0)[0] and (line := sys.stdin.readline().strip()):
-                self._typed_ahead.append(line)
+            typing = sys.stdin.isatty() and sys.platform != "win32"
+            if typing and select.select([sys.stdin], [], [], 0)[0]:
+                self._typed_ahead.append(sys.stdin.readline().strip())
             return False
         return True
+
+
+@contextlib.contextmanager
+def _counting_interrupts() -> Iterator[list[int]]:
+    """While inside, Ctrl-C adds to the list instead of raising at whatever line it finds."""
+    interrupts: list[int] = []
+    former = signal.signal(signal.SIGINT, lambda number, _frame: interrupts.append(number))
+    try:
+        yield interrupts
+    finally:
+        signal.signal(signal.SIGINT, former)
 
 
 async def _stream(generation: Generation) -> dict[str, Any]:

