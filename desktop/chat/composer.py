@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from PySide6.QtCore import QMimeData, Qt, Signal
 from PySide6.QtGui import QColor, QFocusEvent, QKeyEvent, QPainter, QPaintEvent, QPen, QResizeEvent
-from PySide6.QtWidgets import QHBoxLayout, QPlainTextEdit, QPushButton, QSizePolicy, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QHBoxLayout, QPlainTextEdit, QPushButton, QSizePolicy, QSpacerItem, QWidget
 
 from desktop.chat.style import MARGIN, MEASURE
 from desktop.theme import BODY, TEXT, Theme, ui_font
@@ -107,14 +107,15 @@ class Composer(QWidget):
         inner.setSpacing(8)
         inner.addWidget(self.input, 1, Qt.AlignmentFlag.AlignVCenter)
         inner.addWidget(self.button, 0, Qt.AlignmentFlag.AlignBottom)
-        row = QHBoxLayout()
-        row.addStretch(1)
-        row.addWidget(self._box, 100)
-        row.addStretch(1)
+        # The box grows to its widest before the spaces beside it grow at all.
         self._box.setMaximumWidth(MEASURE)
-        outer = QVBoxLayout(self)
+        outer = QHBoxLayout(self)
         outer.setContentsMargins(MARGIN, 12, MARGIN, 16)
-        outer.addLayout(row)
+        outer.setSpacing(0)
+        expanding, minimum = QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Minimum
+        outer.addSpacerItem(QSpacerItem(0, 0, expanding, minimum))
+        outer.addWidget(self._box, 1)
+        outer.addSpacerItem(QSpacerItem(0, 0, expanding, minimum))
         self.input.entered.connect(self._enter)
         self.input.textChanged.connect(self._text_changed)
         self.input.focused.connect(self._focus_changed)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 from markdown_it import MarkdownIt
@@ -24,6 +25,9 @@ MAX_INLINE = 20_000
 
 MAX_NESTING = 40
 """Of lists and quotations in each other."""
+
+MAX_REMEMBERED = 300
+"""Characters up to which the runs of a paragraph or cell are remembered."""
 
 _parser = (
     MarkdownIt("commonmark", {"html": False, "maxNesting": MAX_NESTING})
@@ -129,21 +133,25 @@ class StreamingMarkdown:
         if end:
             self._open += _NEWLINES.sub("\n", text[:end])
             self._line = text[end:]
-            self._commit()
+            units = self._commit()
         else:
             self._line = text
-        units = _parse(self._open + _NEWLINES.sub("\n", self._line), self._number)
+            units = []
+        if self._line or not end:
+            units = _parse(self._open + _NEWLINES.sub("\n", self._line), self._number)
         self.tail = [block for unit in units for block in unit.blocks]
 
-    def _commit(self) -> None:
+    def _commit(self) -> list[_Unit]:
+        """Commit what complete lines have closed; answers what stays open."""
         units = _parse(self._open, self._number)
         if len(units) < 2:
-            return
+            return units
         last = units[-1]
         for unit in units[:-1]:
             self.committed += unit.blocks
         self._open = _from_line(self._open, last.line)
         self._number = last.number if last.continues else None
+        return [last]
 
 
 def _from_line(text: str, line: int) -> str:
@@ -303,6 +311,10 @@ def _spans(source: str) -> tuple[Span, ...]:
     """Inline markdown as styled runs."""
     if len(source) > MAX_INLINE:
         return (Span(source),)
+    return _parse_short(source) if len(source) <= MAX_REMEMBERED else _parse_inline(source)
+
+
+def _parse_inline(source: str) -> tuple[Span, ...]:
     spans: list[Span] = []
     for span in _styled(_inline_parser.parseInline(source)[0].children or []):
         if not span.text:
@@ -312,6 +324,10 @@ def _spans(source: str) -> tuple[Span, ...]:
         else:
             spans.append(span)
     return tuple(part for span in spans for part in _linked(span))
+
+
+# The cells and items of an open table or list are parsed again with each frame.
+_parse_short = lru_cache(2048)(_parse_inline)
 
 
 def _styled(tokens: list[Token]) -> Iterator[Span]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
+from math import ceil
 from typing import Literal
 
 from PySide6.QtCore import QRectF
@@ -16,7 +17,7 @@ from desktop.chat.pieces import Piece, RulePiece, TextPiece
 from desktop.chat.style import Style
 from desktop.chat.table import TablePiece
 
-Act = Literal["copy", "regenerate", "variant", "thought", "code"]
+Act = Literal["copy", "regenerate", "variant", "thought", "more", "code"]
 
 BUBBLE_X, BUBBLE_Y = 14, 8
 BUBBLE_SHARE = 0.82
@@ -30,6 +31,8 @@ LINE_ROW = 24
 """A note, the figures, the progress."""
 ACTIONS = 28
 ROW_GAP = 20
+LONG, LONG_LINES = 4000, 40
+"""A message of more characters or lines is folded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +59,12 @@ class Place:
 class Row:
     """A turn laid out for one width. Coordinates are the column's: x from its edge, y from the row's top."""
 
-    def __init__(self, turn: Turn, style: Style, width: float, *, open_thought: bool = False) -> None:
+    def __init__(self, turn: Turn, style: Style, width: float, opened: frozenset[Act] = frozenset()) -> None:
         self.turn = turn
         self.style = style
         self.width = width
-        self.open_thought = open_thought
+        self.opened = opened
+        """What is unfolded: the reasoning (`thought`), a long message (`more`)."""
         self.height = 0
         self.pieces: list[Piece] = []
         self.tops: list[float] = []
@@ -81,6 +85,10 @@ class Row:
         self._markdown = StreamingMarkdown()
         self._fed = ""
         self._committed = 0
+        self._kept = 0
+        """Pieces of the answer that are as they were at the last layout."""
+        self._text_top = 0.0
+        self._answer_tops: list[float] = []
         self._build()
 
     def update(self, turn: Turn) -> None:
@@ -99,22 +107,32 @@ class Row:
 
     def _build_question(self) -> None:
         y = float(HEADER - 4) if self.turn.foreign else 0.0
-        block = Block("code", text=self.turn.text)
+        text = self.turn.text
+        more = len(text) > LONG or text.count("\n") >= LONG_LINES
+        folded = more and "more" not in self.opened
+        if folded:
+            text = _beginning(text)
+        block = Block("code", text=text)
         piece = self.pieces[0] if self.pieces else None
         if not isinstance(piece, LinesPiece) or not piece.update(block):
             piece = LinesPiece(block, self.style)
         room = int(self.width * BUBBLE_SHARE) - 2 * BUBBLE_X
         piece.layout(room)
-        text_width = piece.natural_width(room)
+        text_width = ceil(piece.natural_width(room))
         self.pieces = [piece]
         self.tops = [y + BUBBLE_Y]
-        self.left = round(self.width - BUBBLE_X - text_width)
+        self.left = self.width - BUBBLE_X - text_width
         self.bubble = QRectF(self.left - BUBBLE_X, y, text_width + 2 * BUBBLE_X, piece.height + 2 * BUBBLE_Y)
         wide = self._button_width("Copy")
         copy = QRectF(self.bubble.left() - wide - 8, self.bubble.top() + 6, wide, 28)
         self.buttons.append(Button("copy", copy, "Copy"))
-        self.body_end = self.bubble.bottom()
-        self.height = round(self.bubble.bottom()) + ROW_GAP
+        if more:
+            label = f"Show all {len(self.turn.text):,} characters" if folded else "Show less"
+            wide = self._button_width(label)
+            rect = QRectF(self.width - wide, self.bubble.bottom() + 4, wide, 24)
+            self.buttons.append(Button("more", rect, label, quiet=False))
+        self.body_end = self.bubble.bottom() + (28 if more else 0)
+        self.height = round(self.body_end) + ROW_GAP
 
     def _build_answer(self) -> None:
         turn = self.turn
@@ -126,13 +144,22 @@ class Row:
         y += (CARD + 8) * len(turn.tool_calls)
         self._take_text()
         self.tops = [thought_top] if self.thought is not None else []
+        # What stands above the first new piece stays where it is.
+        keep = self._kept if y == self._text_top else 0
+        self._text_top = y
         before: Block | None = None
-        for piece in self._answer:
+        if keep:
+            last = self._answer[keep - 1]
+            before = last.block
+            y = self._answer_tops[keep - 1] + last.height
+        del self._answer_tops[keep:]
+        for piece in self._answer[keep:]:
             y += _gap(before, piece.block)
             piece.layout(self.width)
-            self.tops.append(y)
+            self._answer_tops.append(y)
             y += piece.height
             before = piece.block
+        self.tops += self._answer_tops
         self.pieces = [self.thought, *self._answer] if self.thought is not None else self._answer
         if turn.status == "streaming" and before is None:
             y += LINE_ROW
@@ -153,11 +180,10 @@ class Row:
     def _build_thought(self, y: float) -> float:
         label = "Thinking…" if not self.turn.text and self.turn.status == "streaming" else "Thought"
         rect = QRectF(-8, y - 2, self._button_width(label) + 16, 24)
-        self.buttons.append(
-            Button("thought", rect, f"{'▾' if self.open_thought else '▸'} {label}", quiet=False)
-        )
+        arrow = "▾" if "thought" in self.opened else "▸"
+        self.buttons.append(Button("thought", rect, f"{arrow} {label}", quiet=False))
         y += THOUGHT
-        if not self.open_thought:
+        if "thought" not in self.opened:
             self.thought = None
             return y
         block = Block("code", text=self.turn.reasoning.strip())
@@ -172,15 +198,17 @@ class Row:
     def _take_text(self) -> None:
         """Bring the answer's pieces up to the turn's text."""
         text = self.turn.text
+        self._kept = len(self._answer)
         if not text.startswith(self._fed):
             self._markdown = StreamingMarkdown()
             self._fed = ""
-            self._committed = 0
+            self._committed = self._kept = 0
             self._answer = []
         if len(text) == len(self._fed):
             return
         self._markdown.feed(text[len(self._fed) :])
         self._fed = text
+        self._kept = self._committed
         fresh = self._answer[: self._committed]
         for number, block in enumerate(self._markdown.after(self._committed), self._committed):
             old = self._answer[number] if number < len(self._answer) else None
@@ -279,6 +307,12 @@ class Row:
         if not self.pieces:
             return None
         return Place(0, 0), Place(len(self.pieces) - 1, self.pieces[-1].length)
+
+
+def _beginning(text: str) -> str:
+    """What is shown of a long message until the rest is asked for."""
+    lines = text[:LONG].split("\n")[:LONG_LINES]
+    return "\n".join(lines).rstrip() + " …"
 
 
 def make_piece(block: Block, style: Style) -> Piece:

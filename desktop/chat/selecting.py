@@ -219,8 +219,8 @@ class Selector(QObject):
                 view.regenerateRequested.emit(turn.id)
             case "variant":
                 view.variantRequested.emit(button.argument)
-            case "thought":
-                view.toggle_thought(number)
+            case "thought" | "more":
+                view.toggle(number, button.act)
 
     def _uncopy(self, piece: CodePiece) -> None:
         piece.copied = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from functools import partial
 
 from PySide6.QtCore import QPointF, QRectF, Qt
@@ -27,12 +28,37 @@ class TablePiece(Piece):
         """Upper edges of the rows, and the last one's lower edge."""
         self._edges: list[float] = [self.left]
         """Left edges of the columns, and the last one's right edge."""
+        self._natural: list[float] = []
+        """The width of each cell's text, where it isn't broken."""
+        self._widths: list[float] = []
+        self._placed = 0
+        """Cells that stand where they belong."""
+        self._fill()
+
+    def update(self, block: Block) -> bool:
+        whole = len(self.block.rows) - 1
+        placed = (self.block.aligns, self.block.indent, self.block.quote, self.block.rows[:whole])
+        if (block.aligns, block.indent, block.quote, block.rows[:whole]) != placed:
+            return False
+        if block.rows != self.block.rows or block.marker != self.block.marker:
+            self.block = block
+            self.text = block.plain()
+            cells = whole * self._columns
+            del self.runs[cells:], self._natural[cells:], self._codes[:], self._links[:]
+            self._placed = min(self._placed, cells)
+            self.width = 0.0
+            self._fill()
+        return True
+
+    def _fill(self) -> None:
+        """Make the cells that aren't there yet."""
         at = 0
-        for number, row in enumerate(block.rows):
-            font = style.bold if number == 0 else style.body
-            for cell in row:
+        for number, row in enumerate(self.block.rows):
+            font = self.style.bold if number == 0 else self.style.body
+            for column, cell in enumerate(row):
                 length = sum(u16(span.text) for span in cell)
-                self.runs.append(Run(partial(styled_layout, cell, font, style), at, length))
+                if number * self._columns + column >= len(self.runs):
+                    self.runs.append(Run(partial(styled_layout, cell, font, self.style), at, length))
                 self._note_spans(cell, at)
                 at += length + 1
 
@@ -41,12 +67,16 @@ class TablePiece(Piece):
             return
         self.width = width
         widths = self._column_widths(width - self.left)
+        if widths != self._widths:
+            self._widths = widths
+            self._placed = 0
         self._edges = [self.left]
         for column in widths:
             self._edges.append(self._edges[-1] + column)
-        y = 0.0
-        self._lines = [y]
-        for start in range(0, len(self.runs), self._columns):
+        first = self._placed // self._columns
+        del self._lines[first + 1 :]
+        y = self._lines[first]
+        for start in range(first * self._columns, len(self.runs), self._columns):
             row = self.runs[start : start + self._columns]
             for column, run in enumerate(row):
                 inner = widths[column] - 2 * CELL_X
@@ -56,15 +86,18 @@ class TablePiece(Piece):
                 run.y = y + CELL_Y
             y += max(run.height for run in row) + 2 * CELL_Y
             self._lines.append(y)
+        self._placed = len(self.runs)
         self.height = y + 1
         self._place_codes()
 
     def _column_widths(self, room: float) -> list[float]:
         wanted = [MIN_COLUMN] * self._columns
-        for index, run in enumerate(self.runs):
+        for run in self.runs[len(self._natural) :]:
             flow(run.layout, UNBOUNDED, LINE)
+            self._natural.append(run.natural_width)
+        for index, natural in enumerate(self._natural):
             column = index % self._columns
-            wanted[column] = max(wanted[column], run.natural_width + 2 * CELL_X + 1)
+            wanted[column] = max(wanted[column], natural + 2 * CELL_X + 1)
         if sum(wanted) <= room:
             return wanted
         # The widest columns give way first, down to a common width.
@@ -78,7 +111,7 @@ class TablePiece(Piece):
         return [min(column, low) for column in wanted]
 
     def _row_at(self, y: float) -> int:
-        return sum(1 for line in self._lines[1:-1] if y >= line)
+        return max(0, min(bisect_right(self._lines, y) - 1, len(self._lines) - 2))
 
     def _run_at(self, x: float, y: float) -> Run | None:
         if not self.runs:

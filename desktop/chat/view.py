@@ -25,7 +25,7 @@ from PySide6.QtWidgets import QAbstractScrollArea, QFrame, QPushButton, QWidget
 from desktop.chat.heights import Heights
 from desktop.chat.model import TranscriptModel
 from desktop.chat.rowpaint import Look, paint_row
-from desktop.chat.rows import Button, Row
+from desktop.chat.rows import Act, Button, Row
 from desktop.chat.selecting import COPIED_MS, Selector
 from desktop.chat.style import MARGIN, MEASURE, Style
 from desktop.theme import Theme
@@ -71,6 +71,8 @@ class TranscriptView(QAbstractScrollArea):
         self._measured: set[int] = set()
         self._rows: OrderedDict[str, Row] = OrderedDict()
         self._dirty: set[int] = set()
+        self._opened: dict[str, set[Act]] = {}
+        """What is unfolded, by message."""
         self._follow = True
         self._laid_out_for = 0
         self._anchor = (0, 0)
@@ -124,8 +126,9 @@ class TranscriptView(QAbstractScrollArea):
         turn = self.model.turn(number)
         row = self._rows.get(turn.id)
         if row is None or row.width != self.column_width:
-            open_thought = row.open_thought if row is not None else False
-            row = self._rows[turn.id] = Row(turn, self.style_, self.column_width, open_thought=open_thought)
+            row = self._rows[turn.id] = Row(
+                turn, self.style_, self.column_width, frozenset(self._opened.get(turn.id, ()))
+            )
         elif row.turn is not turn:
             row.update(turn)
         self._rows.move_to_end(turn.id)
@@ -151,11 +154,12 @@ class TranscriptView(QAbstractScrollArea):
             return -1
         return self._heights.row_at(inside)
 
-    def toggle_thought(self, number: int) -> None:
-        """Show or hide an answer's reasoning."""
-        turn = self.model.turn(number)
-        old = self.row(number)
-        self._rows[turn.id] = Row(turn, self.style_, self.column_width, open_thought=not old.open_thought)
+    def toggle(self, number: int, act: Act) -> None:
+        """Unfold or fold an answer's reasoning or a long message."""
+        identifier = self.model.id_at(number)
+        self._opened.setdefault(identifier, set()).symmetric_difference_update((act,))
+        self._rows.pop(identifier, None)
+        self.selector.clear()
         self._follow = False
         self._settle()
 
@@ -315,7 +319,9 @@ class TranscriptView(QAbstractScrollArea):
             return
         top = self.row_top(number)
         while number < len(self.model) and top < page:
-            row = self.row(number)
+            row = self._rows.get(self.model.id_at(number))
+            if row is None or row.width != self.column_width:
+                row = self.row(number)
             paint_row(painter, row, QPointF(left, top), -top, page - top, self._look(number))
             top += row.height
             number += 1

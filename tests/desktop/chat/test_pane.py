@@ -167,6 +167,23 @@ def test_tool_calls_and_reasoning(pane: ChatPane, stream: Stream, qtbot: QtBot) 
     assert pane.view.row(1).height == closed
 
 
+def test_long_messages_are_folded(pane: ChatPane, qtbot: QtBot) -> None:
+    long = "\n".join(f"line {number}" for number in range(500))
+    pane.show_conversation(
+        conversation(message("u1", "user", long), message("a1", "assistant", "Yes.", "u1"))
+    )
+    folded = pane.view.row(0).height
+    pane.view.verticalScrollBar().setValue(pane.view.verticalScrollBar().maximum())
+    click(qtbot, pane, 0, "more")
+    row = pane.view.row(0)
+    assert row.height > 5 * folded
+    assert row.pieces[0].text == long
+    pane.set_theme(LIGHT)
+    assert pane.view.row(0).height == row.height
+    click(qtbot, pane, 0, "copy")
+    assert QGuiApplication.clipboard().text() == long
+
+
 def test_other_programs_live(pane: ChatPane, stream: Stream, qtbot: QtBot) -> None:
     pane.consume(
         stream(queued("f1", conversation_id=None, name="watch.py", client="s", origin="live", text="Why?"))
