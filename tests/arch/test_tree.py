@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-MAX_LINES = {"engine": 500, "api": 500, "desktop": 500, "packaging": 500, "tests": 800}
+MAX_LINES = {"engine": 500, "api": 500, "desktop": 500, "packaging": 500, "tests": 1000}
 TEXT = {".py", ".pyi", ".sh", ".toml", ".md", ".txt", ".in", ".cfg", ".yml", ".yaml", ".spec", ".html", ".js"}
 # Where packages or models are downloaded from is each machine's own business; built up here so that this file
 # itself holds none of them.
