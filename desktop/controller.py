@@ -203,7 +203,7 @@ class Controller(QObject):
     async def _after_overrun(self) -> None:
         snapshot = await self.client.request("snapshot")
         self.engine.restore(snapshot)
-        self.window.chat.reset_stream()
+        self.window.chat.reset_stream(snapshot)
         if self.window.panel is not None:
             self.window.panel.restore(snapshot)
         self._show_engine()

@@ -165,6 +165,11 @@ class SamplingPopover(QFrame):
             if name in sampling:
                 self._put(name, sampling[name])
 
+    def change(self, name: str, value: float) -> None:
+        """Set one value as the user does."""
+        self._put(name, value)
+        self._timer.start()
+
     def _put(self, name: str, value: float) -> None:
         box, (slider, step) = self._boxes[name], self._sliders[name]
         with QSignalBlocker(box), QSignalBlocker(slider):
@@ -175,13 +180,11 @@ class SamplingPopover(QFrame):
             slider.setValue(round(value / step))
 
     def _edited(self, name: str) -> None:
-        self._put(name, self._boxes[name].value())
-        self._timer.start()
+        self.change(name, self._boxes[name].value())
 
     def _slid(self, name: str) -> None:
         slider, step = self._sliders[name]
-        self._put(name, slider.value() * step)
-        self._timer.start()
+        self.change(name, slider.value() * step)
 
     def _reset(self) -> None:
         self.show_values(SamplingParams().model_dump())

@@ -38,6 +38,7 @@ class FrameMeter:
     def __init__(self) -> None:
         self._worst = Worst()
         self._open: float | None = None
+        self.frames = 0
         self.longest = 0.0
         """Since the start."""
 
@@ -45,6 +46,7 @@ class FrameMeter:
         """A frame's events were handed to the widgets; what they paint next belongs to it."""
         self._close()
         self._open = work_ms
+        self.frames += 1
 
     def paint(self, ms: float) -> None:
         """The window painted what was due."""

@@ -87,15 +87,9 @@ class Panel(QScrollArea):
         self._draw_load(time.monotonic())
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
-        """Begin with the present state: model, clients, latest metrics."""
-        model = snapshot.get("model")
-        if isinstance(model, ModelInfo):
-            self._show_model(model)
-            self.instruments.set_model(model)
-        elif isinstance(model, Mapping):
-            info = ModelInfo.model_validate(model)
-            self._show_model(info)
-            self.instruments.set_model(info)
+        """Go on from a snapshot, after events were missed."""
+        self.instruments.restore(snapshot)
+        self._show_model(self.instruments.model)
         self.clients.restore(snapshot.get("clients", ()), snapshot.get("generations", ()))
 
     def set_theme(self, theme: Theme) -> None:
@@ -190,7 +184,6 @@ class Panel(QScrollArea):
             instruments.cpu.values(now),
             instruments.memory.values(now),
             instruments.gpu.values(now),
-            antialias=instruments.running == 0,
         )
         if system is None:
             return

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -262,6 +263,18 @@ class Instruments:
         )
         self.kv.last = math.nan
         self.context.last = math.nan
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Go on from a snapshot, after events were missed: model and generations are those of now."""
+        self.set_model(ModelInfo.model_validate(snapshot["model"]) if snapshot.get("model") else None)
+        self._running.clear()
+        for generation in snapshot.get("generations", ()):
+            self._running[generation["generation_id"]] = Running(
+                generation["queued_t"],
+                generation.get("prompt_tokens", 0),
+                generation["completion_tokens"],
+                generation["first_token_t"],
+            )
 
     def _tokens(self, generation_id: str, tokens: list[Token]) -> None:
         if not tokens:

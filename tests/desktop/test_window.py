@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from api.bus import Envelope
 from desktop import theme
 from desktop.chat.model import Turn
 from desktop.controller import Controller
+from engine.events import ConversationChanged
 from tests.desktop.conftest import Drive, OpenWindow, until
 
 pytestmark = pytest.mark.qt_log_ignore("This plugin does not support grabbing the keyboard", extend=True)
@@ -216,7 +218,7 @@ def test_the_menu_switches_the_model(drive: Drive, open_window: OpenWindow) -> N
 def test_a_model_that_fails_to_load_leaves_the_former_one(drive: Drive, open_window: OpenWindow) -> None:
     async def scenario() -> None:
         async with open_window() as controller:
-            await controller.load_model("fake:oom_at_load")
+            await controller.load_model("fake:oom_at_load=1")
             await until(lambda: controller.window.banner.text)
             assert "memory" in controller.window.banner.text
             await until(lambda: controller.engine.state == "ready")
@@ -236,12 +238,12 @@ def test_switching_while_an_answer_runs_asks_first(
             await ask(controller, "A long one")
             await until(lambda: controller.engine.running)
             loading = asyncio.ensure_future(controller.load_model("fake:tokens=3"))
-            box = await _message_box()
+            box = await message_box()
             box.buttons()[1].click()
             await loading
             assert controller.engine.epoch == 1
             loading = asyncio.ensure_future(controller.load_model("fake:tokens=3"))
-            box = await _message_box()
+            box = await message_box()
             box.buttons()[0].click()
             await loading
             await until(lambda: controller.engine.epoch == 2 and controller.engine.state == "ready")
@@ -250,7 +252,7 @@ def test_switching_while_an_answer_runs_asks_first(
     drive(scenario())
 
 
-async def _message_box() -> Any:
+async def message_box() -> Any:
     from PySide6.QtWidgets import QApplication, QMessageBox
 
     def found() -> list[QMessageBox]:
@@ -339,8 +341,15 @@ def test_conversations_rename_delete_undo_and_search(drive: Drive, open_window: 
             first = sidebar.model.conversation(0)
             assert first["title"] == "About bridges"
             sidebar.model.setData(sidebar.model.index(1), "Lights", Qt.ItemDataRole.EditRole)
-            stored = await controller.client.request("conversations.list")
-            assert {row["title"] for row in stored["conversations"]} == {"About bridges", "Lights"}
+            renamed: list[str] = []
+            controller.bridge.add_consumer(
+                lambda frames: renamed.extend(
+                    frame.event.conversation["title"]
+                    for frame in frames
+                    if isinstance(frame.event, ConversationChanged)
+                )
+            )
+            await until(lambda: "Lights" in renamed)
             sidebar.search.setText("lighthouses")
             await until(lambda: sidebar.model.searching and sidebar.model.rowCount() == 1)
             assert sidebar.model.conversation(0)["title"] == "Lights"
@@ -357,13 +366,17 @@ def test_conversations_rename_delete_undo_and_search(drive: Drive, open_window: 
     drive(scenario())
 
 
+def _is_theme(expected: theme.Theme) -> bool:
+    return theme.current() is expected
+
+
 def test_theme_and_sampling_are_settings(drive: Drive, open_window: OpenWindow) -> None:
     async def scenario() -> None:
         async with open_window() as controller:
             top = controller.window.top
             for choice, expected in (("light", theme.LIGHT), ("dark", theme.DARK)):
                 top.themeChosen.emit(choice)
-                await until(lambda expected=expected: theme.current() is expected)
+                await until(partial(_is_theme, expected))
                 assert controller.core.settings.current.theme == choice
                 image = controller.window.grab().toImage()
                 assert image.pixelColor(4, 4).name() == expected.panel
@@ -402,7 +415,7 @@ async def _follows(controller: Controller, script: str) -> None:
         assert process.stdout is not None
         panel = controller.window.panel
         assert panel is not None
-        await until(lambda: any(name == "follow.py" for name, _ in panel.clients.lines()))
+        await until(lambda: panel.clients.count == 2)
         await asyncio.sleep(0.3)  # its subscribe comes right after
         await ask(controller, "For the script")
         await until(lambda: answered(controller))
@@ -425,6 +438,7 @@ def test_it_fits_every_size(drive: Drive, open_window: OpenWindow, size: tuple[i
             assert (window.width(), window.height()) == size
             assert window.panel is not None
             inside = window.panel.widget()
+            assert inside is not None
             assert inside.width() <= window.panel.viewport().width()
             image = window.grab().toImage()
             assert (image.width(), image.height()) == size
