@@ -487,6 +487,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.timeout(1800 if SOAK else 120)
 def test_nothing_acknowledged_is_lost_by_kill_9(path: Path) -> None:
     rounds = 300 if SOAK else 6
     seed = random.randrange(1 << 30)
@@ -729,6 +730,7 @@ class Model(RuleBasedStateMachine):
             self.runner.close()
 
 
+@pytest.mark.timeout(1800 if SOAK else 120)
 def test_history_equals_a_simple_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TG_TEST_FOLDER", str(tmp_path))
     Model.TestCase.settings = settings(

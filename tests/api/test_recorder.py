@@ -1,4 +1,7 @@
 import asyncio
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +11,7 @@ import pytest
 from api import history as history_module
 from api import recorder as recorder_module
 from api.bus import Envelope, EventBus
+from api.client import LiveClient
 from api.history import History
 from api.recorder import Recorder
 from engine.errors import ErrorInfo
@@ -22,7 +26,9 @@ from engine.events import (
     ReasoningDelta,
 )
 from engine.types import FinishReason, Timings, Usage
-from tests.api.harness import run
+from tests.api.harness import app, run
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def queued(generation_id: str, message_id: str | None) -> GenerationQueued:
@@ -168,6 +174,51 @@ def test_a_deleted_conversation_is_not_announced(tmp_path: Path) -> None:
         await setup.history.close()
 
     run(body())
+
+
+def test_a_partial_answer_survives_kill_9_of_the_app(tmp_path: Path) -> None:
+    """Through the whole app: what a client saw a second ago is there after the next start."""
+    serve = [sys.executable, "-m", "api.cli", "--home", str(tmp_path), "serve", "--port", "0", "--model"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [*serve, "fake:tokens=100000,delay_ms=5"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    seen: dict[str, str] = {}
+
+    async def before() -> None:
+        async with LiveClient.discover(tmp_path) as client:
+            created = await client.request("conversations.create")
+            seen["conversation"] = created["conversation"]["id"]
+            text, until = "", time.monotonic() + 2
+            async for event in client.generate(conversation_id=seen["conversation"], content="go"):
+                if event["type"] == "generation.delta":
+                    text += event["text"]
+                    if time.monotonic() < until - 1:
+                        seen["text"] = text
+                    if time.monotonic() > until:
+                        break
+
+    async def after() -> None:
+        async with app(tmp_path), LiveClient.discover(tmp_path) as client:
+            data = await client.request("conversations.get", conversation_id=seen["conversation"])
+            user, answer = data["messages"]
+            assert (user["content"], user["status"]) == ("go", "complete")
+            assert answer["status"] == "interrupted"
+            assert len(seen["text"]) > 20
+            assert answer["content"].startswith(seen["text"])
+            (listed,) = (await client.request("conversations.list"))["conversations"]
+            assert listed["title"] == "go"
+
+    run(before())
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    run(after())
 
 
 def test_a_full_disk_is_told_once_and_made_up_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
