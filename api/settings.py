@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
+from api.guard import check_origin
 from api.paths import write_atomically
 from engine.errors import TokenglassError
 from engine.types import Argument, SamplingParams
@@ -22,7 +23,15 @@ logger = logging.getLogger(__name__)
 VERSION = 1
 DEFAULT_PORT = 7317
 
-OriginName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://[^/\s]+$", max_length=300)]
+
+def _origin(value: str) -> str:
+    try:
+        return check_origin(value)
+    except TokenglassError as error:
+        raise ValueError(str(error)) from None
+
+
+OriginName = Annotated[str, Field(max_length=300), AfterValidator(_origin)]
 
 
 class Settings(Argument):
@@ -120,7 +129,8 @@ class SettingsStore:
             except ValidationError as error:
                 first = error.errors(include_url=False, include_context=False, include_input=False)[0]
                 path = ".".join(["settings", *map(str, first["loc"])])
-                raise TokenglassError("invalid_argument", f"{path}: {first['msg']}", path=path) from None
+                message = first["msg"].removeprefix("Value error, ")
+                raise TokenglassError("invalid_argument", f"{path}: {message}", path=path) from None
             if settings != self.current:
                 self._write(settings)
                 self.current = settings

@@ -37,6 +37,12 @@ def test_update_is_kept(file: Path) -> None:
     assert file.stat().st_mode & 0o777 == 0o600
 
 
+def test_origins_are_written_as_browsers_do(file: Path) -> None:
+    store = SettingsStore(file)
+    store.update({"allow_origins": ["http://Localhost:3000/"]})
+    assert store.current.allow_origins == ["http://localhost:3000"]
+
+
 def test_sampling_changes_field_by_field(file: Path) -> None:
     store = SettingsStore(file)
     store.update({"sampling": {"temperature": 0.1, "seed": 3}})
@@ -58,6 +64,8 @@ def test_sampling_changes_field_by_field(file: Path) -> None:
         ({"sampling": None}, "settings.sampling"),
         ({"theme": "pink"}, "settings.theme"),
         ({"allow_origins": ["*"]}, "settings.allow_origins.0"),
+        ({"allow_origins": ["http://a", "null"]}, "settings.allow_origins.1"),
+        ({"allow_origins": ["file://x"]}, "settings.allow_origins.0"),
         ({"theme": "dark", "parallel": 0}, "settings.parallel"),
     ),
 )
