@@ -31,8 +31,8 @@ def main() -> None:
             print(f"set-up: {error}", file=sys.stderr)
             raise SystemExit(1) from None
     else:
-        print("no display here, so Tokenglass serves without a window; Ctrl+C ends it", file=sys.stderr)
-        print("talk to it from another terminal: .venv/bin/tokenglass chat", file=sys.stderr, flush=True)
+        note = "no display here: serving without a window (Ctrl+C ends it; talk to it with "
+        print(f"{note}.venv/bin/tokenglass chat)", file=sys.stderr, flush=True)
     os.execv(COMMAND, command(arguments, os.environ))
 
 
