@@ -101,6 +101,7 @@ class Controller(QObject):
         self.bridge.attach(client.subscription)
         await self._page(0)
         window.chat.focus_composer()
+        self.tasks.spawn(self._learn_library())
 
     async def close(self) -> None:
         """Let go of the core; the window shows what it showed last."""
@@ -238,6 +239,7 @@ class Controller(QObject):
         self._conversation = None
         self.window.sidebar.select_live()
         self.window.chat.show_live()
+        self.window.sidebar.list.setFocus()
 
     async def _send(self, text: str) -> None:
         chat = self.window.chat
@@ -294,6 +296,11 @@ class Controller(QObject):
         result = await self.client.request("models.list")
         self._learn_names(result["models"])
         self.window.top.show_models(result["models"], result.get("loaded"))
+
+    async def _learn_library(self) -> None:
+        """Know the models' names with their quantization, for the switcher."""
+        self._learn_names((await self.client.request("models.list"))["models"])
+        self._show_engine()
 
     def _learn_names(self, models: Sequence[dict[str, Any]]) -> None:
         self._names.update({str(model["id"]): describe(model) for model in models})

@@ -24,7 +24,8 @@ def line(turn: Turn) -> str:
     parts = []
     if turn.timings:
         if turn.timings.tokens_per_second is not None:
-            parts.append(f"{turn.timings.tokens_per_second:,.1f} tok/s")
+            rate = turn.timings.tokens_per_second
+            parts.append(f"{rate:,.{0 if rate >= 100 else 1}f} tok/s")
         if turn.timings.ttft_ms is not None:
             parts.append(f"first token {milliseconds(turn.timings.ttft_ms)}")
     if turn.usage:

@@ -7,7 +7,16 @@ from dataclasses import replace
 from typing import Any
 
 from PySide6.QtCore import Qt, Signal
-from PySide6.QtGui import QColor, QGuiApplication, QKeySequence, QPainter, QPaintEvent, QShortcut
+from PySide6.QtGui import (
+    QAccessible,
+    QAccessibleAnnouncementEvent,
+    QColor,
+    QGuiApplication,
+    QKeySequence,
+    QPainter,
+    QPaintEvent,
+    QShortcut,
+)
 from PySide6.QtWidgets import QFrame, QLabel, QStackedWidget, QVBoxLayout, QWidget
 
 from api.bus import Envelope
@@ -140,6 +149,8 @@ class ChatPane(QWidget):
             row = self.model.row_of_generation(generation.id)
             if row is not None and not generation.partial:
                 self.model.change(row, **generation.fields())
+                if generation.finished is not None:
+                    self._announce(generation.text)
         self._show()
 
     def reset_stream(self, snapshot: Mapping[str, Any] | None = None) -> None:
@@ -177,6 +188,11 @@ class ChatPane(QWidget):
             if turn.role == "assistant" and turn.text:
                 QGuiApplication.clipboard().setText(turn.text)
                 return
+
+    def _announce(self, text: str) -> None:
+        """Have a finished answer read out, where a screen reader runs."""
+        if QAccessible.isActive():
+            QAccessible.updateAccessibility(QAccessibleAnnouncementEvent(self.view, text))
 
     # events
 
@@ -304,6 +320,7 @@ class ChatPane(QWidget):
         self._line.setVisible(not self._live)
         reason = self._reason or ("Sending…" if self._busy else "")
         self.composer.set_state(running=self.running is not None, reason=reason)
+        self.view.block(frozenset({"regenerate"}) if reason or self.running else frozenset())
         self.empty.set_enabled(not self._reason and not self._busy)
 
     def paintEvent(self, _event: QPaintEvent) -> None:

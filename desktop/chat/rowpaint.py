@@ -10,7 +10,7 @@ from PySide6.QtGui import QColor, QPainter
 from desktop.chat import figures
 from desktop.chat.lines import CodePiece
 from desktop.chat.pieces import Piece
-from desktop.chat.rows import CARD, HEADER, LINE_ROW, Button, Place, Row
+from desktop.chat.rows import CARD, HEADER, LINE_ROW, Act, Button, Place, Row
 from desktop.chat.style import QUOTE
 from desktop.chat.textlayout import Selection
 
@@ -29,6 +29,7 @@ class Look:
     """Show the quiet buttons."""
     button: Button | None = None
     """Under the mouse."""
+    blocked: frozenset[Act] = frozenset()
     noted: tuple[str, str] | None = None
     """An act that was just done, and what its button says meanwhile."""
 
@@ -213,7 +214,7 @@ def _buttons(painter: QPainter, row: Row, at: QPointF, look: Look) -> None:
     style = row.style
     painter.setFont(style.small)
     for button in row.buttons:
-        if button.quiet and not look.active:
+        if button.act in look.blocked or (button.quiet and not look.active):
             continue
         rect = button.rect.translated(at)
         over = button == look.button

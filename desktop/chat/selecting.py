@@ -40,6 +40,8 @@ class Selector(QObject):
         self._selecting = False
         self._menu: QMenu | None = None
         self._mouse = QPointF()
+        self._inside = False
+        """Whether the mouse is over the transcript."""
         self._scroll = QTimer(self)
         self._scroll.setInterval(SCROLL_MS)
         self._scroll.timeout.connect(self._scroll_on)
@@ -99,7 +101,7 @@ class Selector(QObject):
         self.clear()
         if row is None:
             return
-        self._pressed = row.button(at.x(), at.y())
+        self._pressed = self._reach(row, at)
         if self._pressed is not None:
             return
         self._link = row.link(at.x(), at.y())
@@ -113,11 +115,11 @@ class Selector(QObject):
             self._mouse = event.position()
             self._drag()
             return
-        number, row, at = self._under(event.position())
-        button = row.button(at.x(), at.y()) if row is not None else None
-        if number != self.row or button != self.button:
-            self.row, self.button = number, button
-            self._view.viewport().update()
+        self._mouse = event.position()
+        self._inside = True
+        number, row, at = self._under(self._mouse)
+        button = self._reach(row, at) if row is not None else None
+        self._hover(number, button)
         shape = Qt.CursorShape.ArrowCursor
         if row is not None:
             if button is not None or row.link(at.x(), at.y()):
@@ -125,6 +127,17 @@ class Selector(QObject):
             elif row.over_text(at.x(), at.y()):
                 shape = Qt.CursorShape.IBeamCursor
         self._view.viewport().setCursor(shape)
+
+    def look_again(self) -> None:
+        """The rows have moved under the mouse."""
+        if self._inside and not self._selecting:
+            number, row, at = self._under(self._mouse)
+            self._hover(number, self._reach(row, at) if row is not None else None)
+
+    def _hover(self, number: int, button: Button | None) -> None:
+        if number != self.row or button != self.button:
+            self.row, self.button = number, button
+            self._view.viewport().update()
 
     def _drag(self) -> None:
         """Select up to the mouse; beyond the edge the text scrolls by."""
@@ -160,7 +173,7 @@ class Selector(QObject):
         if row is None or event.button() != Qt.MouseButton.LeftButton:
             return
         if pressed is not None:
-            if row.button(at.x(), at.y()) == pressed:
+            if self._reach(row, at) == pressed:
                 self.act(number, pressed)
         elif link and not self.text and row.link(at.x(), at.y()) == link:
             QDesktopServices.openUrl(QUrl(link))
@@ -169,7 +182,7 @@ class Selector(QObject):
         number, row, at = self._under(event.position())
         if row is None or event.button() != Qt.MouseButton.LeftButton:
             return
-        if row.button(at.x(), at.y()) is not None:
+        if self._reach(row, at) is not None:
             self.press(event)
             return
         place = row.place(at.x(), at.y()) if row.over_text(at.x(), at.y()) else None
@@ -178,8 +191,8 @@ class Selector(QObject):
             self.select(number, Place(place.piece, start), Place(place.piece, end))
 
     def leave(self) -> None:
-        self.row, self.button = -1, None
-        self._view.viewport().update()
+        self._inside = False
+        self._hover(-1, None)
 
     def tooltip(self, at: QPoint, where: QPoint) -> None:
         _, row, inside = self._under(QPointF(at))
@@ -197,6 +210,11 @@ class Selector(QObject):
         if number < 0:
             return -1, None, QPointF()
         return number, view.row(number), position - QPointF(view.column_left, view.row_top(number))
+
+    def _reach(self, row: Row, at: QPointF) -> Button | None:
+        """The button under a point, if it can do anything now."""
+        button = row.button(at.x(), at.y())
+        return button if button is not None and button.act not in self._view.blocked else None
 
     # actions
 
@@ -244,7 +262,7 @@ class Selector(QObject):
         if code is not None:
             self._add(menu, "Copy code", lambda: self.act(number, code))
         for button in row.buttons:
-            if button.act in ("copy", "regenerate", "variant"):
+            if button.act in ("copy", "regenerate", "variant") and button.act not in self._view.blocked:
                 self._add(
                     menu, _MENU_NAMES.get(button.label, button.label), partial(self.act, number, button)
                 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 
-from PySide6.QtCore import QEvent, QModelIndex, QPointF, Qt, QTimer, Signal
+from PySide6.QtCore import QEvent, QModelIndex, QPoint, QPointF, Qt, QTimer, Signal
 from PySide6.QtGui import (
     QContextMenuEvent,
     QHelpEvent,
@@ -71,6 +71,7 @@ class TranscriptView(QAbstractScrollArea):
         self._measured: set[int] = set()
         self._rows: OrderedDict[str, Row] = OrderedDict()
         self._dirty: set[int] = set()
+        self.blocked: frozenset[Act] = frozenset()
         self._opened: dict[str, set[Act]] = {}
         """What is unfolded, by message."""
         self._follow = True
@@ -116,6 +117,12 @@ class TranscriptView(QAbstractScrollArea):
     def following(self) -> bool:
         """Whether the newest text is kept in view."""
         return self._follow
+
+    def block(self, acts: frozenset[Act]) -> None:
+        """Hide buttons that can't do anything now."""
+        if acts != self.blocked:
+            self.blocked = acts
+            self.viewport().update()
 
     def scroll_to_newest(self) -> None:
         self._follow = True
@@ -241,6 +248,7 @@ class TranscriptView(QAbstractScrollArea):
         self._note_anchor()
         self._trim()
         self._place_newest()
+        self.selector.look_again()
         self.viewport().update()
 
     def _content(self) -> int:
@@ -332,6 +340,7 @@ class TranscriptView(QAbstractScrollArea):
         return Look(
             selection=self.selector.selection(number),
             active=hovered or last,
+            blocked=self.blocked,
             button=self.selector.button if hovered else None,
             noted=self._noted[1:] if self._noted and self._noted[0] == self.model.turn(number).id else None,
         )
@@ -370,7 +379,17 @@ class TranscriptView(QAbstractScrollArea):
         self.selector.double_click(event)
 
     def contextMenuEvent(self, event: QContextMenuEvent) -> None:
-        self.selector.show_menu(event.pos(), event.globalPos())
+        if event.reason() == QContextMenuEvent.Reason.Keyboard and len(self.model):
+            # The row under the mouse if there is one, else the newest in sight.
+            number = self.selector.row if self.selector.row >= 0 else self._last_in_sight()
+            at = QPoint(self.column_left, max(0, self.row_top(number)) + 4)
+            self.selector.show_menu(at, self.viewport().mapToGlobal(at))
+        else:
+            self.selector.show_menu(event.pos(), event.globalPos())
+
+    def _last_in_sight(self) -> int:
+        number = self.row_at(self.viewport().height() - 1)
+        return number if number >= 0 else len(self.model) - 1
 
     def viewportEvent(self, event: QEvent) -> bool:
         if event.type() == QEvent.Type.ToolTip and isinstance(event, QHelpEvent):

@@ -7,9 +7,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PySide6.QtCore import QPoint, Qt
 from PySide6.QtGui import QGuiApplication
-from PySide6.QtWidgets import QPushButton
+from PySide6.QtWidgets import QMenu, QPushButton
 from pytestqt.qtbot import QtBot
 
+from api.state import State
 from desktop.chat.pane import ChatPane
 from desktop.theme import DARK, LIGHT
 from engine.errors import ErrorInfo
@@ -93,6 +94,7 @@ def test_nothing_is_sent_while_an_answer_runs(pane: ChatPane, stream: Stream, qt
     assert pane.composer.text == "next"
 
 
+@pytest.mark.qt_log_ignore("grabbing the (keyboard|mouse)", extend=True)
 def test_regenerate_and_variants(pane: ChatPane, stream: Stream, qtbot: QtBot) -> None:
     pane.show_conversation(
         conversation(message("u1", "user", "Q"), message("a1", "assistant", "First", "u1"))
@@ -100,10 +102,16 @@ def test_regenerate_and_variants(pane: ChatPane, stream: Stream, qtbot: QtBot) -
     with qtbot.waitSignal(pane.regenerateRequested) as asked_again:
         click(qtbot, pane, 1, "regenerate")
     assert asked_again.args == ["u1"]
+    pane.grab()
     answer = message("a2", "assistant", "", "u1", status="streaming", generation_id="g2")
     del answer["variants"], answer["variant"]
     pane.consume(stream(stored(answer), queued("g2", message_id="a2"), started("g2"), delta("Second", "g2")))
     assert texts(pane) == [("user", "Q"), ("assistant", "Second")]
+    with qtbot.assertNotEmitted(pane.regenerateRequested):
+        at = pane.view.viewport().rect().center()
+        pane.view.selector.show_menu(QPoint(at.x(), pane.view.row_top(1) + 4), at)
+        names = [action.text() for action in pane.view.findChildren(QMenu)[-1].actions()]
+        assert "Regenerate" not in names
     pane.consume(stream(finished("Second", "g2")))
     turn = pane.model.turn(1)
     assert (turn.variants, turn.variant) == (("a1", "a2"), 1)
@@ -121,6 +129,29 @@ def test_a_conversation_opened_while_it_is_answered(pane: ChatPane, stream: Stre
     assert pane.model.turn(1).text == "Streamed so far"
     pane.consume(stream(delta(", and on")))
     assert pane.model.turn(1).text == "Streamed so far, and on"
+
+
+def test_starting_again_from_a_snapshot(pane: ChatPane, stream: Stream) -> None:
+    """After missed events the text is that of the snapshot, and tokens in both count once."""
+    bus = [*stream(*asked("Hello?")), *stream(delta("One "), delta("two "), delta("three "), delta("four"))]
+    state = State()
+    for envelope in bus[:-1]:
+        state.fold(envelope)
+    pane.reset_stream(state.snapshot())
+    waiting = message("a1", "assistant", "", "u1", status="streaming", generation_id="g1")
+    pane.show_conversation(conversation(message("u1", "user", "Hello?"), waiting))
+    assert pane.model.turn(1).text == "One two three "
+    pane.consume(bus[-2:])
+    assert pane.model.turn(1).text == "One two three four"
+
+
+def test_a_generation_whose_beginning_was_missed(pane: ChatPane, stream: Stream) -> None:
+    waiting = message("a1", "assistant", "Kept ", "u1", status="streaming", generation_id="g1")
+    pane.show_conversation(conversation(message("u1", "user", "Hello?"), waiting))
+    pane.consume(stream(delta("later")))
+    assert pane.model.turn(1).text == "Kept "
+    pane.consume(stream(finished("Kept and later")))
+    assert (pane.model.turn(1).text, pane.model.turn(1).status) == ("Kept and later", "complete")
 
 
 def test_other_conversations_are_left_alone(pane: ChatPane, stream: Stream) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from PySide6.QtCore import QPoint, Qt, QUrl
-from PySide6.QtGui import QDesktopServices, QGuiApplication
-from PySide6.QtWidgets import QMenu
+from PySide6.QtGui import QContextMenuEvent, QDesktopServices, QGuiApplication
+from PySide6.QtWidgets import QApplication, QMenu
 from pytestqt.qtbot import QtBot
 
 from desktop.chat.pane import ChatPane
@@ -151,6 +151,16 @@ def test_the_menu_offers_the_same(chat: ChatPane, qtbot: QtBot) -> None:
     assert again.args == ["u1"]
     menu.actions()[1].trigger()
     assert QGuiApplication.clipboard().text() == 'print("hi")'
+    menu.close()
+
+
+@pytest.mark.qt_log_ignore("grabbing the (keyboard|mouse)", extend=True)
+def test_the_menu_by_keyboard(chat: ChatPane) -> None:
+    event = QContextMenuEvent(QContextMenuEvent.Reason.Keyboard, QPoint(), QPoint())
+    QApplication.sendEvent(chat.view.viewport(), event)
+    menu = chat.view.findChild(QMenu)
+    assert isinstance(menu, QMenu)
+    assert "Copy message" in [action.text() for action in menu.actions()]
     menu.close()
 
 
