@@ -97,7 +97,6 @@ async def _main(app: Application, options: Options, paths: Paths) -> None:
         await _run_until(stop, window, options)
     finally:
         threading.Thread(target=_leave_at_last, name="quit-limit", daemon=True).start()
-        window.save_geometry()
         window.dispose()
 
 
@@ -105,7 +104,7 @@ async def _run_until(stop: asyncio.Event, window: Window, options: Options) -> N
     try:
         async with running(window, options) as controller:
             await _either(stop, controller.core.quit)
-            window.hide()
+            window.leave()
         return
     except TokenglassError as error:
         if error.code != "storage":
@@ -116,7 +115,7 @@ async def _run_until(stop: asyncio.Event, window: Window, options: Options) -> N
     async with running(window, options, memory_history=True) as controller:
         window.banner.show_notice("This session isn't saved", "The stored chats were left as they are")
         await _either(stop, controller.core.quit)
-        window.hide()
+        window.leave()
 
 
 @asynccontextmanager

@@ -193,6 +193,11 @@ class Window(QWidget):
             event.acceptProposedAction()
             self.fileDropped.emit(path)
 
+    def leave(self) -> None:
+        """Quitting begins: keep the geometry and go from the screen at once."""
+        self.save_geometry()
+        self.hide()
+
     def dispose(self) -> None:
         """The app ends: stop every timer and leave the screen."""
         self._clock.stop()
@@ -220,7 +225,11 @@ class Window(QWidget):
 
 
 def app_icon() -> QIcon:
-    return QIcon(str(assets_dir() / "icons" / "tokenglass.svg"))
+    """As PNG: reading SVG takes a library and a plugin more."""
+    icon = QIcon()
+    for size in (48, 256):
+        icon.addFile(str(assets_dir() / "icons" / f"tokenglass-{size}.png"))
+    return icon
 
 
 def _line() -> QFrame:

@@ -209,4 +209,5 @@ class Cards(QWidget):
         else:
             self.fifth.show_figure(DASH)
         of = f"of {figures.slots}" if figures.slots else ""
-        self.sixth.show_figure(count(figures.batch_size), of)
+        batch = figures.batch_size if instruments.running else 0  # the last step's event comes after the end
+        self.sixth.show_figure(count(batch if figures.slots else None), of)

@@ -47,7 +47,7 @@ class Panel(QScrollArea):
         self.cards = Cards(theme)
         self.rate = LivePlot("Tokens per second", "last 60 s", Steps(10), theme)
         self.rate.add_curve("accent", fill=True)
-        self.latency = LivePlot("Inter-token latency", "one dot a token", Steps(5), theme)
+        self.latency = LivePlot("Inter-token latency", "one dot a token", Steps(1), theme)
         self.latency.add_dots()
         self.context = LivePlot("Context and KV cache", "", Steps(100, most=100), theme)
         self.context.add_curve("tool", fill=True)

@@ -274,8 +274,9 @@ class LivePlot(QWidget):
             self._dots.show_points(x, y, y > 0, self._top)
             return None
         median = float(np.median(y))
-        top = self._steps.fit(max(float(np.percentile(y, 95)), median * 1.6))
+        usual = max(float(np.percentile(y, 95)), median * 1.6)
+        top = self._steps.fit(usual)
         self._set_top(top)
-        high = y > min(top * 0.94, median * 2.0)
+        high = y > min(top * 0.94, max(usual, median * 3.0))
         self._dots.show_points(x, np.minimum(y, top * 0.94), high, top)
         return median

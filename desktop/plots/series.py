@@ -43,40 +43,52 @@ _RATE_WINDOW_S = 1.0
 
 
 class RateRing:
-    """Tokens per second over time: each token is spread evenly over the time since the one before it."""
+    """Tokens per second over time, while tokens were made.
+
+    Each token is spread evenly over the time since the one before it; a bin's rate is its tokens by
+    the part of it in which any generation decoded. So short answers show their true speed, slow
+    models no spikes, and generations that run together add up.
+    """
 
     def __init__(self) -> None:
-        self._bins = np.zeros(BINS + 2)
+        self._tokens = np.zeros(BINS + 2)
+        self._active = np.zeros(BINS + 2)
         self._head = 0
+        self._covered = -math.inf
 
     def _advance(self, head: int) -> None:
         if head <= self._head:
             return
-        size = len(self._bins)
+        size = len(self._tokens)
         for index in range(max(self._head + 1, head - size + 1), head + 1):
-            self._bins[index % size] = 0.0
+            self._tokens[index % size] = 0.0
+            self._active[index % size] = 0.0
         self._head = head
 
     def add(self, start: float, end: float) -> None:
         """One token that took from `start` to `end`."""
+        self._advance(math.floor(end / BIN_S))
+        if end > start:
+            self._spread(self._tokens, start, end, 1.0 / (end - start))
+        else:
+            self._spread(self._tokens, end, end + 1e-9, 1e9)
+        self._spread(self._active, max(start, self._covered), end, 1.0)
+        self._covered = max(self._covered, end)
+
+    def _spread(self, bins: Array, start: float, end: float, density: float) -> None:
+        size = len(bins)
         last = math.floor(end / BIN_S)
-        self._advance(last)
-        size = len(self._bins)
-        first = max(math.floor(start / BIN_S), self._head - size + 1)
-        if first >= last:
-            if last > self._head - size:
-                self._bins[last % size] += 1.0
-            return
-        length = end - start
-        for index in range(first, last + 1):
+        for index in range(max(math.floor(start / BIN_S), self._head - size + 1), last + 1):
             overlap = min(end, (index + 1) * BIN_S) - max(start, index * BIN_S)
-            self._bins[index % size] += max(0.0, overlap) / length
+            if overlap > 0:
+                bins[index % size] += overlap * density
 
     def values(self, now: float) -> Array:
-        """Tokens per second in the last `BINS` bins that are over, oldest first."""
+        """Tokens per second in the last `BINS` bins that are over, oldest first; 0 where none was made."""
         self._advance(math.floor(now / BIN_S))
-        order = np.arange(self._head - BINS, self._head) % len(self._bins)
-        result: Array = self._bins[order] / BIN_S
+        order = np.arange(self._head - BINS, self._head) % len(self._tokens)
+        active = self._active[order]
+        result: Array = np.where(active > 1e-6, self._tokens[order] / np.maximum(active, 1e-6), 0.0)
         return result
 
 

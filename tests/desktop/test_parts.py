@@ -30,6 +30,7 @@ from desktop.status import StatusLine
 from desktop.tasks import Tasks
 from desktop.topbar import TopBar
 from desktop.watchdog import FrameMeter, LoopWatch
+from desktop.window import app_icon
 from engine.errors import ErrorInfo
 from engine.events import (
     ClientConnected,
@@ -70,6 +71,11 @@ def test_colours_are_colours(chosen: theme.Theme) -> None:
     for name, value in asdict(chosen).items():
         assert name == "name" or re.fullmatch("#[0-9a-f]{6}", value)
     assert "{" not in re.sub(r"\{[^{}]*\}", "", theme.style_sheet(chosen))
+
+
+def test_the_icon_is_there(qapp: QApplication) -> None:
+    assert {size.width() for size in app_icon().availableSizes()} == {48, 256}
+    assert app_icon().pixmap(48, 48).toImage().pixelColor(24, 6).name() == theme.DARK.panel
 
 
 def rows(count: int, first: int = 0) -> list[dict[str, Any]]:

@@ -37,17 +37,28 @@ def test_a_steady_rate_is_drawn_as_what_it_is() -> None:
 
 
 @given(st.lists(st.floats(0.001, 5.0), min_size=1, max_size=60))
-def test_every_token_counts_once(gaps: list[float]) -> None:
+def test_no_rate_is_above_the_fastest_or_below_the_slowest(gaps: list[float]) -> None:
     ring = RateRing()
     t = START
-    total = 0
+    used = []
     for gap in gaps:
         if t + gap > START + 50:
             break
         ring.add(t, t + gap)
+        used.append(gap)
         t += gap
-        total += 1
-    assert ring.values(START + 55).sum() * BIN_S == pytest.approx(total, abs=1e-6)
+    drawn = ring.values(START + 55)
+    drawn = drawn[drawn > 0]
+    if used:
+        assert drawn.max() <= 1 / min(used) * 1.001
+        assert drawn.min() >= 1 / max(used) * 0.999
+
+
+def test_a_short_answer_shows_its_true_speed() -> None:
+    ring = RateRing()
+    for number in range(40):
+        ring.add(START + 0.05 + number * 0.0005, START + 0.05 + (number + 1) * 0.0005)
+    assert ring.values(START + 1).max() == pytest.approx(2000.0)
 
 
 def test_slow_tokens_show_a_low_rate_and_no_spikes() -> None:
@@ -61,7 +72,7 @@ def test_old_bins_are_forgotten() -> None:
     ring.add(START, START + 0.1)
     ring.add(START + 500, START + 500.1)
     values = ring.values(START + 501)
-    assert values.sum() * BIN_S == pytest.approx(1.0)
+    assert (values > 0).sum() == 1
     assert not ring.values(START + 5000).any()
 
 

@@ -366,6 +366,27 @@ def test_conversations_rename_delete_undo_and_search(drive: Drive, open_window: 
     drive(scenario())
 
 
+def test_after_missed_events_the_window_goes_on_from_a_snapshot(
+    drive: Drive, open_window: OpenWindow
+) -> None:
+    async def scenario() -> None:
+        async with open_window(model=SLOW) as controller:
+            await ask(controller, "A long one")
+            await until(lambda: len(turns(controller)) == 2 and len(turns(controller)[-1].text) > 20)
+            controller.bridge.overrun.emit()
+            await asyncio.sleep(0.3)
+            assert controller.window.status.engine.text == "engine generating"
+            assert controller.engine.model is not None
+            await until(lambda: answered(controller))
+            stored = await controller.client.request(
+                "conversations.get", conversation_id=controller.window.chat.conversation_id
+            )
+            assert turns(controller)[-1].text == stored["messages"][-1]["content"]
+            assert controller.window.status.engine.text == "engine ready"
+
+    drive(scenario())
+
+
 def _is_theme(expected: theme.Theme) -> bool:
     return theme.current() is expected
 
