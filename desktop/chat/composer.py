@@ -158,6 +158,7 @@ class Composer(QWidget):
     def _show(self) -> None:
         theme = self._theme
         self.input.setPlaceholderText(self._reason or PLACEHOLDER)
+        self.input.viewport().update()  # Qt repaints only when a placeholder comes or goes
         ready = self._running or (not self._reason and bool(self.text.strip()))
         self.button.setText("■  Stop" if self._running else "Send")
         self.button.setToolTip("Stop this answer (Esc)" if self._running else "Send (Enter)")
