@@ -35,14 +35,25 @@ _WHERE_FOUND = """
         SELECT 1 FROM message m WHERE m.conversation_id = c.id AND found(m.content, ?1)))
     ORDER BY c.touched DESC LIMIT ?2
 """
-_PATH = """
-    WITH RECURSIVE up (id, parent_id, depth) AS (
-        SELECT id, parent_id, 0 FROM message WHERE id = ?
-        UNION ALL
-        SELECT m.id, m.parent_id, up.depth + 1 FROM message m JOIN up ON m.id = up.parent_id
-    )
-    SELECT message.* FROM up JOIN message USING (id) ORDER BY up.depth DESC
-"""
+_COLUMNS = (
+    "id",
+    "conversation_id",
+    "parent_id",
+    "role",
+    "content",
+    "reasoning",
+    "tool_calls",
+    "status",
+    "model",
+    "origin",
+    "generation_id",
+    "finish_reason",
+    "usage",
+    "timings",
+    "error",
+    "created",
+)
+_MESSAGES = f"SELECT {', '.join(_COLUMNS)} FROM message"  # noqa: S608 - constants only
 
 
 class Conversations:
@@ -74,13 +85,10 @@ class Conversations:
 
     def get(self, conversation_id: str, leaf: str | None) -> Row:
         conversation = self.conversation(conversation_id)
+        parents = self._parents(conversation_id)
         siblings: dict[str | None, list[str]] = {}
-        parents: dict[str, str | None] = {}
-        for row in self._db.execute(
-            "SELECT id, parent_id FROM message WHERE conversation_id = ? ORDER BY number", (conversation_id,)
-        ):
-            siblings.setdefault(row["parent_id"], []).append(row["id"])
-            parents[row["id"]] = row["parent_id"]
+        for message_id, parent_id in parents.items():
+            siblings.setdefault(parent_id, []).append(message_id)
         if leaf is not None:
             if leaf not in parents:
                 raise TokenglassError(
@@ -92,11 +100,24 @@ class Conversations:
                 with transaction(self._db):
                     self._db.execute("UPDATE conversation SET leaf = ? WHERE id = ?", (leaf, conversation_id))
                 conversation["leaf"] = leaf
+        branch = _branch(parents, conversation["leaf"])
         messages = []
-        for row in self._db.execute(_PATH, (conversation["leaf"],)):
-            variants = siblings[row["parent_id"]]
-            messages.append(_message(row) | {"variants": variants, "variant": variants.index(row["id"])})
+        for row in self._db.execute(
+            f"{_MESSAGES} WHERE conversation_id = ? ORDER BY number", (conversation_id,)
+        ):
+            if row["id"] in branch:
+                variants = siblings[row["parent_id"]]
+                message = _message(row)
+                message["variants"], message["variant"] = variants, variants.index(row["id"])
+                messages.append(message)
         return {"conversation": conversation, "messages": messages}
+
+    def _parents(self, conversation_id: str) -> dict[str, str | None]:
+        """Each message's parent; in the order of their making, so that parents come before children."""
+        rows = self._db.execute(
+            "SELECT id, parent_id FROM message WHERE conversation_id = ? ORDER BY number", (conversation_id,)
+        )
+        return dict(rows.fetchall())
 
     def create(self, title: str, system: str | None) -> Row:
         conversation_id, now = _new_id("conv"), time.time()
@@ -188,24 +209,29 @@ class Conversations:
         return self.message(answer)
 
     def message(self, message_id: str) -> Row:
-        row = self._db.execute("SELECT * FROM message WHERE id = ?", (message_id,)).fetchone()
+        row = self._db.execute(f"{_MESSAGES} WHERE id = ?", (message_id,)).fetchone()
         if row is None:
             raise TokenglassError("not_found", f"there is no message {message_id[:100]!r}")
         return _message(row)
 
     def prompt_messages(self, message_id: str) -> Prompt:
-        rows = self._db.execute(_PATH, (message_id,)).fetchall()
-        if not rows:
+        row = self._db.execute(
+            "SELECT m.role, m.parent_id, m.conversation_id, c.system FROM message m"
+            " JOIN conversation c ON c.id = m.conversation_id WHERE m.id = ?",
+            (message_id,),
+        ).fetchone()
+        if row is None:
             raise TokenglassError("not_found", f"there is no message {message_id[:100]!r}")
-        if rows[-1]["role"] == "assistant":
-            del rows[-1]
-        system = self._db.execute(
-            "SELECT system FROM conversation WHERE id = ?", (rows[-1]["conversation_id"],)
-        ).fetchone()["system"]
-        messages = [ChatMessage(role="system", content=system)] if system else []
-        for row in rows:
-            calls = [ToolCall.model_validate(call) for call in json.loads(row["tool_calls"])]
-            messages.append(ChatMessage(role=row["role"], content=row["content"], tool_calls=calls or None))
+        leaf = row["parent_id"] if row["role"] == "assistant" else message_id
+        branch = _branch(self._parents(row["conversation_id"]), leaf)
+        messages = [ChatMessage(role="system", content=row["system"])] if row["system"] else []
+        for key, role, content, stored in self._db.execute(
+            "SELECT id, role, content, tool_calls FROM message WHERE conversation_id = ? ORDER BY number",
+            (row["conversation_id"],),
+        ):
+            if key in branch:
+                calls = [ToolCall.model_validate(call) for call in _load(stored)]
+                messages.append(ChatMessage(role=role, content=content, tool_calls=calls or None))
         return messages
 
     def append(self, texts: dict[str, tuple[str, str]]) -> None:
@@ -318,7 +344,18 @@ def _dump(value: BaseModel | None) -> str | None:
 
 
 def _load(text: str | None) -> Any:
-    return None if text is None else json.loads(text)
+    if text is None:
+        return None
+    return [] if text == "[]" else json.loads(text)
+
+
+def _branch(parents: dict[str, str | None], leaf: str | None) -> set[str]:
+    """The messages from the root to `leaf`."""
+    branch = set()
+    while leaf is not None:
+        branch.add(leaf)
+        leaf = parents[leaf]
+    return branch
 
 
 def _conversation(row: sqlite3.Row) -> Row:
@@ -327,21 +364,7 @@ def _conversation(row: sqlite3.Row) -> Row:
 
 
 def _message(row: sqlite3.Row) -> Row:
-    return {
-        "id": row["id"],
-        "conversation_id": row["conversation_id"],
-        "parent_id": row["parent_id"],
-        "role": row["role"],
-        "content": row["content"],
-        "reasoning": row["reasoning"],
-        "tool_calls": json.loads(row["tool_calls"]),
-        "status": row["status"],
-        "model": row["model"],
-        "origin": row["origin"],
-        "generation_id": row["generation_id"],
-        "finish_reason": row["finish_reason"],
-        "usage": _load(row["usage"]),
-        "timings": _load(row["timings"]),
-        "error": _load(row["error"]),
-        "created": row["created"],
-    }
+    message = dict(zip(_COLUMNS, row, strict=True))
+    for name in ("tool_calls", "usage", "timings", "error"):
+        message[name] = _load(message[name])
+    return message

@@ -42,7 +42,9 @@ def running_or_own(paths: Paths, home: Path | None, model: str | None) -> Iterat
 
 
 def _start(home: Path | None, model: str | None) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
-    command = [sys.executable] if getattr(sys, "frozen", False) else [sys.executable, "-m", "api.cli"]
+    # -P: an `api` folder where the user happens to be isn't ours
+    python = [sys.executable, "-P", "-m", "api.cli"]
+    command = [sys.executable] if getattr(sys, "frozen", False) else python
     command += ["serve", "--port", "0"]
     if home is not None:
         command += ["--home", str(home)]

@@ -230,6 +230,23 @@ def test_chat_starts_an_app_for_itself_and_ends_it(tmp_path: Path) -> None:
     until_gone(tmp_path)
 
 
+def test_chat_in_a_folder_with_an_api_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "api").mkdir()
+    (tmp_path / "api" / "__init__.py").write_text("raise SystemExit('the wrong one')")
+    tokenglass = "import sys; from api import cli; sys.exit(cli.main())"
+    arguments = [sys.executable, "-P", "-c", tokenglass, "--home", str(tmp_path / "home"), "chat", "hi"]
+    done = subprocess.run(
+        [*arguments, "--model", "fake:script=yes"],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == (b"yes\n", b"")
+
+
 def test_chat_uses_the_running_app(tmp_path: Path) -> None:
     with serving(tmp_path, "fake:echo=1") as ready:
         assert run(tmp_path, "chat", "two\nlines").stdout == b"two\nlines\n"
