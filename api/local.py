@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -45,7 +46,8 @@ class LocalClient:
         received_t = time.monotonic()
         if self._closed:
             raise TokenglassError("shutting_down", "this client is closed")
-        command = protocol.parse_command({"type": type, **arguments})
+        # over JSON, so that nothing gets in here that a socket would refuse
+        command = protocol.parse_command(protocol.decode(json.dumps({"type": type, **arguments})))
         if isinstance(command, protocol.Subscribe):
             return self._subscribe(command)
         if isinstance(command, protocol.Unsubscribe):

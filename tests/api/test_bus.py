@@ -321,6 +321,24 @@ def test_folds_see_events_before_readers_do() -> None:
     assert order == ["fold 1", "reader"]
 
 
+def test_old_events_are_kept_as_text_and_come_back_the_same() -> None:
+    bus = EventBus(ring_size=100, n_objects=3)
+    published: list[Event] = [delta("g", n) if n % 2 else log(str(n)) for n in range(20)]
+    bus.publish_all(published)
+    assert sum(isinstance(kept, Envelope) for kept in bus._ring) == 3
+    envelopes = list(bus.after(0))
+    assert [envelope.event for envelope in envelopes] == published
+    assert [envelope.seq for envelope in envelopes] == list(range(1, 21))
+    assert json.loads(envelopes[1].encode())["tokens"] == [token(1)]
+
+
+def test_text_that_is_no_unicode_harms_nobody() -> None:
+    bus = EventBus(ring_size=100, n_objects=1)
+    bus.publish_all([log("name \udcff"), log("fine")])
+    frames = [json.loads(envelope.encode()) for envelope in bus.after(0)]
+    assert [(frame["seq"], frame["message"]) for frame in frames] == [(1, "name ?"), (2, "fine")]
+
+
 # ---- any publishing, any reading: nothing lost, nothing doubled, only allowed merges
 
 GENERATIONS = ("g", "h")
@@ -449,7 +467,8 @@ class Reader:
                 assert event.t == tokens[-1].t
                 assert all(latest_wins(e) and e.type in later for e in inside if e not in tokens)
             else:
-                assert envelope.event is self.history[envelope.seq - 1]
+                assert envelope.event == self.history[envelope.seq - 1]
+                assert json.loads(envelope.encode())["seq"] == envelope.seq
 
     def check_all(self) -> None:
         """Everything between the start and the place that was read up to has come."""
@@ -482,11 +501,16 @@ class Reader:
 
 
 @settings(max_examples=400, deadline=None)
-@given(ring=st.integers(1, 40), choices=st.lists(choices, min_size=1, max_size=3), operations=operations)
+@given(
+    ring=st.integers(1, 40),
+    objects=st.integers(0, 40),
+    choices=st.lists(choices, min_size=1, max_size=3),
+    operations=operations,
+)
 def test_any_reader_gets_everything_once_and_in_order(
-    ring: int, choices: list[Any], operations: list[tuple[str, Any, Any]]
+    ring: int, objects: int, choices: list[Any], operations: list[tuple[str, Any, Any]]
 ) -> None:
-    bus = EventBus(ring_size=ring)
+    bus = EventBus(ring, objects)
     history: list[Event] = []
     writer = Writer()
     readers = [Reader(bus, choice, history) for choice in choices]

@@ -271,6 +271,9 @@ def test_the_local_client_is_a_client_like_any(tmp_path: Path) -> None:
             with pytest.raises(TokenglassError) as caught:
                 await local.request("generate", messages="hi")
             assert caught.value.code == "invalid_argument"
+            with pytest.raises(TokenglassError) as caught:
+                await local.request("generate", prompt="\udcff")
+            assert caught.value.code == "invalid_json"
             local.close()
             local.close()
             assert (await wire.event("client.disconnected"))["reason"] == "closed"
