@@ -76,10 +76,10 @@ def explanation(turn: Turn) -> str:
     return "\n".join(lines)
 
 
-def progress(turn: Turn) -> str:
-    """What a generation does before its first token."""
+def progress(turn: Turn, waiting: str = "") -> str:
+    """What a generation does before its first token; `waiting`: what keeps the engine from taking it."""
     if turn.phase == "queued":
-        return "waiting for a slot"
+        return waiting or "waiting for a slot"
     if turn.phase == "prompt":
         if turn.done < turn.total:
             return f"reading prompt {count(turn.done)} / {count(turn.total)}"

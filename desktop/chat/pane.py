@@ -24,9 +24,18 @@ from desktop.chat.composer import Composer
 from desktop.chat.empty import EmptyState
 from desktop.chat.live import Generation, Generations
 from desktop.chat.model import Message, TranscriptModel, Turn, is_shown
+from desktop.chat.rows import Act
 from desktop.chat.view import TranscriptView
 from desktop.theme import BODY, Theme
-from engine.events import ConversationDeleted, ConversationMessage
+from engine.events import (
+    ConversationDeleted,
+    ConversationMessage,
+    EngineRestarting,
+    EngineStarted,
+    ModelFailed,
+    ModelLoaded,
+    ModelLoading,
+)
 
 _REASONS = {
     "stopped": "The engine isn't running",
@@ -62,6 +71,8 @@ class ChatPane(QWidget):
         self._live_client: str | None = None
         self._drafts: dict[str | None, str] = {}
         self._busy = False
+        self._waiting = ""
+        """Why the engine takes nothing now, though it will."""
         self._reason = _REASONS["starting"]
         self.model = TranscriptModel(self)
         self.view = TranscriptView(self.model, theme)
@@ -143,6 +154,12 @@ class ChatPane(QWidget):
                     self._begin(generation)
             elif isinstance(event, ConversationMessage):
                 self._message(event)
+            elif isinstance(event, ModelLoading):
+                self._waiting = f"waiting for the model to load · {event.progress:.0%}"
+            elif isinstance(event, EngineStarted | EngineRestarting):
+                self._waiting = "waiting for the engine to start"
+            elif isinstance(event, ModelLoaded | ModelFailed):
+                self._waiting = ""
             elif isinstance(event, ConversationDeleted) and event.conversation_id == self._conversation_id:
                 self.show_conversation(None)
         for generation in touched.values():
@@ -320,7 +337,8 @@ class ChatPane(QWidget):
         self._line.setVisible(not self._live)
         reason = self._reason or ("Sending…" if self._busy else "")
         self.composer.set_state(running=self.running is not None, reason=reason)
-        self.view.block(frozenset({"regenerate"}) if reason or self.running else frozenset())
+        blocked: frozenset[Act] = frozenset({"regenerate"}) if reason or self.running else frozenset()
+        self.view.block(blocked, self._waiting)
         self.empty.set_enabled(not self._reason and not self._busy)
 
     def paintEvent(self, _event: QPaintEvent) -> None:

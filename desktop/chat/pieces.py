@@ -167,9 +167,9 @@ class TextPiece(Piece):
     ) -> None:
         style = self.style
         if self.block.marker:
-            metrics = style.body_metrics
-            width = metrics.horizontalAdvance(self.block.marker)
-            baseline = (LINE - metrics.height()) / 2 + metrics.ascent()
+            width = style.body_metrics.horizontalAdvance(self.block.marker)
+            line = self.runs[0].layout.lineAt(0)
+            baseline = line.y() + line.ascent()
             painter.setPen(style.muted)
             painter.setFont(style.body)
             painter.drawText(at + QPointF(self.left - 8 - width, baseline), self.block.marker)

@@ -30,6 +30,8 @@ class Look:
     button: Button | None = None
     """Under the mouse."""
     blocked: frozenset[Act] = frozenset()
+    waiting: str = ""
+    """Why the engine takes nothing now."""
     noted: tuple[str, str] | None = None
     """An act that was just done, and what its button says meanwhile."""
 
@@ -55,7 +57,7 @@ def paint_row(painter: QPainter, row: Row, at: QPointF, top: float, bottom: floa
         line = QRectF(4, row.tops[0], 2, row.thought.height)
         _bar(painter, line.translated(at), row.style.border)
     if row.turn.role == "assistant":
-        _foot(painter, row, at)
+        _foot(painter, row, at, look.waiting)
     _buttons(painter, row, at, look)
 
 
@@ -141,10 +143,10 @@ def _quote_bars(painter: QPainter, row: Row, at: QPointF, number: int) -> None:
         _bar(painter, QRectF(level * QUOTE, top, 3, end - top).translated(at), row.style.border)
 
 
-def _foot(painter: QPainter, row: Row, at: QPointF) -> None:
+def _foot(painter: QPainter, row: Row, at: QPointF, waiting: str) -> None:
     style, turn = row.style, row.turn
     if turn.status == "streaming":
-        _progress(painter, row, at)
+        _progress(painter, row, at, waiting)
     notes = figures.notes(turn)
     y = row.body_end + 8
     painter.setFont(style.small)
@@ -180,9 +182,9 @@ def _figures(painter: QPainter, row: Row, at: QPointF) -> None:
         left += width + 1
 
 
-def _progress(painter: QPainter, row: Row, at: QPointF) -> None:
+def _progress(painter: QPainter, row: Row, at: QPointF, waiting: str) -> None:
     style, turn = row.style, row.turn
-    text = figures.progress(turn)
+    text = figures.progress(turn, waiting)
     if not text:
         _bar(painter, _caret(row).translated(at), style.caret)
         return

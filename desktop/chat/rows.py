@@ -141,7 +141,7 @@ class Row:
         if turn.reasoning:
             y = self._build_thought(y)
         self.cards_top = y
-        y += (CARD + 8) * len(turn.tool_calls)
+        y += (CARD + 8) * len(turn.tool_calls) + (4 if turn.tool_calls else 0)
         self._take_text()
         self.tops = [thought_top] if self.thought is not None else []
         # What stands above the first new piece stays where it is.

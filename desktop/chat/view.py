@@ -72,6 +72,7 @@ class TranscriptView(QAbstractScrollArea):
         self._rows: OrderedDict[str, Row] = OrderedDict()
         self._dirty: set[int] = set()
         self.blocked: frozenset[Act] = frozenset()
+        self.waiting = ""
         self._opened: dict[str, set[Act]] = {}
         """What is unfolded, by message."""
         self._follow = True
@@ -118,10 +119,10 @@ class TranscriptView(QAbstractScrollArea):
         """Whether the newest text is kept in view."""
         return self._follow
 
-    def block(self, acts: frozenset[Act]) -> None:
-        """Hide buttons that can't do anything now."""
-        if acts != self.blocked:
-            self.blocked = acts
+    def block(self, acts: frozenset[Act], waiting: str) -> None:
+        """Hide buttons that can't do anything now, and say why queued generations wait."""
+        if (acts, waiting) != (self.blocked, self.waiting):
+            self.blocked, self.waiting = acts, waiting
             self.viewport().update()
 
     def scroll_to_newest(self) -> None:
@@ -341,6 +342,7 @@ class TranscriptView(QAbstractScrollArea):
             selection=self.selector.selection(number),
             active=hovered or last,
             blocked=self.blocked,
+            waiting=self.waiting,
             button=self.selector.button if hovered else None,
             noted=self._noted[1:] if self._noted and self._noted[0] == self.model.turn(number).id else None,
         )

@@ -11,10 +11,18 @@ from PySide6.QtWidgets import QMenu, QPushButton
 from pytestqt.qtbot import QtBot
 
 from api.state import State
+from desktop.chat import figures
 from desktop.chat.pane import ChatPane
 from desktop.theme import DARK, LIGHT
 from engine.errors import ErrorInfo
-from engine.events import ConversationDeleted, ReasoningDelta, ToolCallDelta, ToolCallDone
+from engine.events import (
+    ConversationDeleted,
+    ModelFailed,
+    ModelLoading,
+    ReasoningDelta,
+    ToolCallDelta,
+    ToolCallDone,
+)
 from engine.types import ToolCall
 from tests.desktop.chat.builders import (
     Stream,
@@ -172,6 +180,13 @@ def test_progress_before_the_first_token(pane: ChatPane, stream: Stream) -> None
     assert pane.model.turn(1).done == 312
     pane.consume(stream(delta("Now")))
     assert pane.model.turn(1).phase == "decoding"
+
+
+def test_what_a_queued_generation_waits_for(pane: ChatPane, stream: Stream) -> None:
+    pane.consume(stream(ModelLoading(model="starter", progress=0.42), *asked()[:3]))
+    assert figures.progress(pane.model.turn(1), pane.view.waiting) == "waiting for the model to load · 42%"
+    pane.consume(stream(ModelFailed(model="x", error=ErrorInfo(code="load_failed", message="no"))))
+    assert figures.progress(pane.model.turn(1), pane.view.waiting) == "waiting for a slot"
 
 
 def test_an_error_says_what_happened(pane: ChatPane, stream: Stream) -> None:

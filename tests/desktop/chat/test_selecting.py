@@ -8,6 +8,7 @@ from PySide6.QtGui import QContextMenuEvent, QDesktopServices, QGuiApplication
 from PySide6.QtWidgets import QApplication, QMenu
 from pytestqt.qtbot import QtBot
 
+from desktop.chat import figures
 from desktop.chat.pane import ChatPane
 from tests.desktop.chat.builders import conversation, message, turns
 
@@ -187,9 +188,7 @@ def test_typing_over_the_transcript_goes_to_the_composer(chat: ChatPane, qtbot: 
     assert chat.composer.text == "h"
 
 
-def test_tooltips_of_figures_and_links(pane: ChatPane, qtbot: QtBot) -> None:
-    from desktop.chat import figures
-
+def test_figures_in_a_line_and_in_full(pane: ChatPane) -> None:
     pane.show_conversation(turns(2))
     turn = pane.model.turn(1)
     assert figures.line(turn) == (
