@@ -7,7 +7,6 @@ import pty
 import re
 import select
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -87,16 +86,29 @@ def until_gone(home: Path) -> None:
     assert running_app(Paths.resolve(home)) is None
 
 
+TAKE_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
 class Terminal:
     """A process on a terminal of its own."""
 
     def __init__(self, arguments: list[str]) -> None:
-        self.pid, self._file = pty.fork()
-        if self.pid == 0:
-            os.execve(arguments[0], arguments, ENVIRONMENT)
+        self._file, other = pty.openpty()
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", TAKE_TERMINAL, *arguments],
+            stdin=other,
+            stdout=other,
+            stderr=other,
+            start_new_session=True,
+            env=ENVIRONMENT,
+        )
+        os.close(other)
         self.output = ""
         self._seen = 0
-        self.code: int | None = None
 
     def type(self, text: str) -> None:
         with contextlib.suppress(OSError):  # it has ended; `end` will tell
@@ -128,17 +140,14 @@ class Terminal:
         deadline = time.monotonic() + LIMIT_S
         while self._read(0.2) and time.monotonic() < deadline:
             pass
-        _, status = os.waitpid(self.pid, 0)
-        self.code = os.waitstatus_to_exitcode(status)
-        return self.code
+        return self._process.wait(10)
 
     def __enter__(self) -> "Terminal":
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.code is None:
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
+        self._process.kill()
+        self._process.wait()
         os.close(self._file)
 
 
