@@ -19,12 +19,23 @@ from typing import Literal
 
 from pydantic_core import PydanticSerializationError
 
-from engine.events import BaseEvent, Event, EventAdapter, GenerationEvent, TokenEvent
+from engine.events import (
+    BaseEvent,
+    ConversationMessage,
+    Event,
+    EventAdapter,
+    GenerationEvent,
+    GenerationFinished,
+    LogLine,
+    TokenEvent,
+)
 
 RING_SIZE = 65_536
 N_OBJECTS = 2048
 """Of the ring's events, how many are kept as objects."""
 MAX_MERGED_TOKENS = 512
+MAX_EXAMINED = 2048
+"""Events that one drain looks at, so that a long replay doesn't hold the loop up."""
 
 GenerationFilter = Literal["all", "own"] | frozenset[str]
 
@@ -147,9 +158,8 @@ class Subscription:
         out: list[Envelope] = []
         metrics: dict[str, int] = {}
         size = 0
-        for envelope in self._bus.after(self._cursor):
-            if until is not None and envelope.seq > until:
-                break
+        last = min(self._cursor + MAX_EXAMINED, self._bus.seq if until is None else until)
+        for envelope in self._bus.between(self._cursor, last):
             self._cursor = envelope.seq
             event = envelope.event
             if not self.matches(event):
@@ -214,8 +224,13 @@ def _size(event: BaseEvent) -> int:
     """About how many bytes the event's frame has, without encoding it."""
     if isinstance(event, TokenEvent):
         return 140 + len(event.text) + 90 * len(event.tokens)
-    text = getattr(event, "text", "")
-    return 300 + (len(text) if isinstance(text, str) else 0)
+    if isinstance(event, GenerationFinished):
+        return 700 + len(event.text) + len(event.reasoning)
+    if isinstance(event, ConversationMessage):
+        return 900 + len(event.message.get("content") or "") + len(event.message.get("reasoning") or "")
+    if isinstance(event, LogLine):
+        return 100 + len(event.message)
+    return 300
 
 
 class EventBus:
@@ -257,10 +272,10 @@ class EventBus:
         for event in events:
             self.publish(event)
 
-    def after(self, seq: int) -> Iterable[Envelope]:
-        """The events numbered above `seq` that the ring holds, oldest first."""
+    def between(self, seq: int, last: int) -> Iterable[Envelope]:
+        """The events that the ring holds from `seq` + 1 to `last`, oldest first."""
         ring, size = self._ring, len(self._ring)
-        for number in range(max(seq + 1, self.oldest_seq), self.seq + 1):
+        for number in range(max(seq + 1, self.oldest_seq), last + 1):
             kept = ring[number % size]
             assert kept is not None
             if isinstance(kept, bytes):

@@ -220,9 +220,11 @@ class Session:
                     small = list(self._portion())
                     if small:
                         await self._put(b"".join(small))
+                    else:
+                        await asyncio.sleep(0)  # a replay without a match lets others go on, too
                     if self._replies and len(self._replies[0]) > LARGE_FRAME_BYTES:
                         await self._put_large(self._next_reply())
-                    elif not small and not self._selections:
+                    if not (self._replies or self._selections or self._subscription.pending):
                         break
         except OSError:
             return  # the connection is gone; the reader notices too

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.bus import MAX_MERGED_TOKENS, Envelope, EventBus, Subscription, merge
+from api.bus import MAX_EXAMINED, MAX_MERGED_TOKENS, Envelope, EventBus, Subscription, merge
 from engine.events import (
     BaseEvent,
     CustomMetric,
@@ -256,12 +256,23 @@ def test_the_reader_is_called_once_until_it_has_read_everything() -> None:
 def test_a_portion_is_bounded() -> None:
     bus = EventBus()
     reader = subscribe(bus, "*")
-    bus.publish_all([log() for _ in range(100)])
+    bus.publish_all([log("x" * 200) for _ in range(100)])
     sizes = []
     while reader.pending:
         sizes.append(len(reader.drain(max_bytes=3000)))
     assert sum(sizes) == 100
-    assert max(sizes) <= 11
+    assert max(sizes) == 10
+
+
+def test_a_long_replay_is_looked_through_in_parts() -> None:
+    bus = EventBus()
+    bus.publish_all([log() for _ in range(MAX_EXAMINED + 10)])
+    bus.publish(step())
+    reader = subscribe(bus, "metrics.*", since=0)
+    assert reader.drain() == []
+    assert (reader.read_up_to, reader.pending) == (MAX_EXAMINED, True)
+    assert [e.seq for e in reader.drain()] == [MAX_EXAMINED + 11]
+    assert not reader.pending
 
 
 def test_an_overrun_reader_is_told() -> None:
@@ -326,7 +337,7 @@ def test_old_events_are_kept_as_text_and_come_back_the_same() -> None:
     published: list[Event] = [delta("g", n) if n % 2 else log(str(n)) for n in range(20)]
     bus.publish_all(published)
     assert sum(isinstance(kept, Envelope) for kept in bus._ring) == 3
-    envelopes = list(bus.after(0))
+    envelopes = list(bus.between(0, bus.seq))
     assert [envelope.event for envelope in envelopes] == published
     assert [envelope.seq for envelope in envelopes] == list(range(1, 21))
     assert json.loads(envelopes[1].encode())["tokens"] == [token(1)]
@@ -335,7 +346,7 @@ def test_old_events_are_kept_as_text_and_come_back_the_same() -> None:
 def test_text_that_is_no_unicode_harms_nobody() -> None:
     bus = EventBus(ring_size=100, n_objects=1)
     bus.publish_all([log("name \udcff"), log("fine")])
-    frames = [json.loads(envelope.encode()) for envelope in bus.after(0)]
+    frames = [json.loads(envelope.encode()) for envelope in bus.between(0, bus.seq)]
     assert [(frame["seq"], frame["message"]) for frame in frames] == [(1, "name ?"), (2, "fine")]
 
 
