@@ -95,6 +95,7 @@ class Composer(QWidget):
         super().__init__(parent)
         self._running = False
         self._reason = ""
+        self._held = False
         self._theme = theme
         self._box = _Box(theme, self)
         self.input = _Input(self._box)
@@ -136,10 +137,13 @@ class Composer(QWidget):
         self.input.setFocus()
         self.input.insertPlainText(text)
 
-    def set_state(self, *, running: bool, reason: str) -> None:
-        """Stop in place of Send while an answer runs; `reason` says why nothing can be sent, if so."""
-        if (running, reason) != (self._running, self._reason):
-            self._running, self._reason = running, reason
+    def set_state(self, *, running: bool, reason: str, held: bool = False) -> None:
+        """Stop in place of Send while an answer runs; `reason` says why nothing can be sent, if so.
+
+        `held`: nothing is sent for the moment, which isn't worth a word.
+        """
+        if (running, reason, held) != (self._running, self._reason, self._held):
+            self._running, self._reason, self._held = running, reason, held
             self._show()
 
     def set_theme(self, theme: Theme) -> None:
@@ -159,7 +163,7 @@ class Composer(QWidget):
         theme = self._theme
         self.input.setPlaceholderText(self._reason or PLACEHOLDER)
         self.input.viewport().update()  # Qt repaints only when a placeholder comes or goes
-        ready = self._running or (not self._reason and bool(self.text.strip()))
+        ready = self._running or (not self._reason and not self._held and bool(self.text.strip()))
         self.button.setText("■  Stop" if self._running else "Send")
         self.button.setToolTip("Stop this answer (Esc)" if self._running else "Send (Enter)")
         self.button.setAccessibleName("Stop" if self._running else "Send")
@@ -193,6 +197,6 @@ class Composer(QWidget):
 
     def _enter(self) -> None:
         text = self.text.strip()
-        if text and not self._running and not self._reason:
+        if text and not self._running and not self._reason and not self._held:
             self.input.clear()
             self.sendRequested.emit(text)

@@ -24,7 +24,6 @@ from desktop.chat.composer import Composer
 from desktop.chat.empty import EmptyState
 from desktop.chat.live import Generation, Generations
 from desktop.chat.model import Message, TranscriptModel, Turn, is_shown
-from desktop.chat.rows import Act
 from desktop.chat.view import TranscriptView
 from desktop.theme import BODY, Theme
 from engine.events import (
@@ -125,14 +124,17 @@ class ChatPane(QWidget):
         """Show what `conversations.get` answered; None: a conversation that doesn't exist yet."""
         identifier = str(data["conversation"]["id"]) if data is not None else None
         self._keep_draft()
-        same = identifier == self._conversation_id and not self._live
+        former, was_live = self._conversation_id, self._live
+        same = identifier == former and not was_live
         self._conversation_id, self._live = identifier, False
         messages = [message for message in data["messages"] if is_shown(message)] if data is not None else []
         if same:
             self._branch(messages)
         else:
             self.model.reset(map(self._row, messages))
-            self.composer.set_text(self._drafts.get(identifier, ""))
+            # A new conversation gets its id while its first message is being sent: the draft goes on.
+            if not (self._busy and former is None and not was_live):
+                self.composer.set_text(self._drafts.get(identifier, ""))
         self._show()
 
     def show_live(self, client_id: str | None = None) -> None:
@@ -335,10 +337,10 @@ class ChatPane(QWidget):
         self._stack.setCurrentWidget(page)
         self.composer.setVisible(not self._live)
         self._line.setVisible(not self._live)
-        reason = self._reason or ("Sending…" if self._busy else "")
-        self.composer.set_state(running=self.running is not None, reason=reason)
-        blocked: frozenset[Act] = frozenset({"regenerate"}) if reason or self.running else frozenset()
-        self.view.block(blocked, self._waiting)
+        running = self.running is not None
+        self.composer.set_state(running=running, reason=self._reason, held=self._busy)
+        idle = not running and not self._reason and not self._busy
+        self.view.block(frozenset() if idle else frozenset({"regenerate"}), self._waiting)
         self.empty.set_enabled(not self._reason and not self._busy)
 
     def paintEvent(self, _event: QPaintEvent) -> None:

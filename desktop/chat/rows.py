@@ -31,7 +31,7 @@ LINE_ROW = 24
 """A note, the figures, the progress."""
 ACTIONS = 28
 ROW_GAP = 20
-LONG, LONG_LINES = 4000, 40
+LONG, LONG_LINES = 3000, 24
 """A message of more characters or lines is folded."""
 
 

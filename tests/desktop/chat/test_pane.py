@@ -263,6 +263,18 @@ def test_drafts_stay_with_their_conversations(pane: ChatPane, qtbot: QtBot) -> N
     assert pane.composer.text == "for the second"
 
 
+def test_what_is_typed_while_the_first_message_is_sent_stays(pane: ChatPane, qtbot: QtBot) -> None:
+    pane.show_conversation(None)
+    pane.set_busy(True)
+    qtbot.keyClicks(pane.composer.input, "and more")
+    with qtbot.assertNotEmitted(pane.sendRequested):
+        qtbot.keyClick(pane.composer.input, Qt.Key.Key_Return)
+    pane.show_conversation(conversation(identifier="new"))
+    pane.set_busy(False)
+    assert pane.composer.text == "and more"
+    assert pane.composer.button.isEnabled()
+
+
 def test_a_conversation_shown_again_keeps_what_is_being_written(pane: ChatPane, qtbot: QtBot) -> None:
     qtbot.keyClicks(pane.composer.input, "half a sen")
     pane.show_conversation(conversation(message("u1", "user", "Q")))
