@@ -96,6 +96,8 @@ class Controller(QObject):
         self.core.service.raise_window = window.bring_to_front
         window.status.show_address(self.core.url)
         self._show_settings((await client.request("settings.get"))["settings"])
+        if self.core.model_id is None:
+            self.engine.state = "no_model"
         self._show_engine()
         await client.request("subscribe", events=["*"], since=0)
         self.bridge.attach(client.subscription)
@@ -244,12 +246,15 @@ class Controller(QObject):
     async def _send(self, text: str) -> None:
         chat = self.window.chat
         chat.set_busy(True)
+        conversation_id = self._conversation  # the user may open another one meanwhile
         try:
-            if self._conversation is None:
+            if conversation_id is None:
                 created = await self.client.request("conversations.create")
-                self._conversation = str(created["conversation"]["id"])
-                await self._show_conversation()
-            await self.client.request("generate", conversation_id=self._conversation, content=text)
+                conversation_id = str(created["conversation"]["id"])
+                if self._conversation is None:
+                    self._conversation = conversation_id
+                    await self._show_conversation()
+            await self.client.request("generate", conversation_id=conversation_id, content=text)
         except TokenglassError:
             if not chat.composer.text:
                 chat.composer.set_text(text)

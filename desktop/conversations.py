@@ -218,7 +218,7 @@ class ConversationDelegate(QStyledItemDelegate):
 
     def updateEditorGeometry(self, editor: QWidget, option: QStyleOptionViewItem, index: Index) -> None:  # noqa: ARG002
         rect: QRect = option.rect
-        editor.setGeometry(rect.adjusted(10, 5, -10, -21))
+        editor.setGeometry(rect.adjusted(10, 4, -10, -26))
 
 
 def _note(conversation: Conversation) -> str:

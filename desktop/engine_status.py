@@ -30,7 +30,7 @@ class EngineStatus:
 
     epoch: int = 0
     state: str = "starting"
-    """`starting`, `loading`, `ready`, `restarting`, `failed` or `stopped`."""
+    """`starting`, `no_model`, `loading`, `ready`, `restarting`, `failed` or `stopped`."""
     loading_model: str | None = None
     progress: float = 0.0
     model: ModelInfo | None = None
@@ -117,6 +117,8 @@ class EngineStatus:
                 return f"generating{count}"
             case "ready":
                 return "ready"
+            case "no_model":
+                return "waits for a model"
             case other:
                 return other
 

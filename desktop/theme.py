@@ -174,6 +174,9 @@ QMenu::item:disabled {{ color: {theme.muted}; }}
 QMenu::separator {{ height: 1px; background: {theme.border}; margin: 4px 8px; }}
 QMenu::indicator {{ width: 0px; }}
 QMenu::right-arrow {{ width: 10px; }}
+QDialog {{ background: {theme.panel}; }}
+QMessageBox {{ border: 1px solid {theme.border}; }}
+QHeaderView::section {{ background: {theme.card}; color: {theme.text}; border: none; padding: 4px 8px; }}
 QPushButton {{ background: {theme.card}; color: {theme.text}; border: 1px solid {theme.border};
     border-radius: {RADIUS}px; padding: 5px 12px; }}
 QPushButton:hover {{ background: {hover}; }}

@@ -277,6 +277,6 @@ class LivePlot(QWidget):
         usual = max(float(np.percentile(y, 95)), median * 1.6)
         top = self._steps.fit(usual)
         self._set_top(top)
-        high = y > min(top * 0.94, max(usual, median * 3.0))
+        high = y > min(top * 0.94, max(usual, median * 2.2))
         self._dots.show_points(x, np.minimum(y, top * 0.94), high, top)
         return median

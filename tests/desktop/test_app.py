@@ -114,6 +114,37 @@ def test_a_display_that_does_not_answer_is_none(monkeypatch: pytest.MonkeyPatch)
     assert app.display_there()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    (
+        (("--model", "no-such-model"), 1, "no-such-model"),
+        (("--host", "0.0.0.0"), 2, "0.0.0.0"),
+        (("--model", "fake:nonsense=1"), 1, "nonsense"),
+    ),
+)
+def test_a_wrong_start_is_one_line(tmp_path: Path, arguments: tuple[str, ...], code: int, words: str) -> None:
+    with start(tmp_path, "--port", "0", *arguments) as process:
+        _, errors = process.communicate(timeout=40)
+    lines = [line for line in errors.splitlines() if line.startswith("tokenglass: ")]
+    assert len(lines) == 1, errors
+    assert words in lines[0]
+    assert "Traceback" not in errors
+    assert process.returncode == code
+
+
+def test_none_survives_many_calls_of_qt() -> None:
+    """PySide6 6.12 takes a reference too few for None; without our guard Python 3.11 dies of this loop."""
+    code = (
+        "import desktop; from PySide6.QtCore import QObject; o = QObject()\n"
+        "for _ in range(300_000): o.setObjectName('x')\n"
+        "print(o.isWidgetType())"
+    )
+    done = subprocess.run(
+        (sys.executable, "-c", code), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "False"), done.stderr
+
+
 def damaged(home: Path) -> Path:
     database = home / "data" / "history.db"
     database.parent.mkdir(parents=True, mode=0o700)

@@ -315,6 +315,7 @@ def test_the_client_list_tells_who_does_what(qapp: QApplication) -> None:
 
 def test_engine_words() -> None:
     engine = EngineStatus()
+    assert EngineStatus(state="no_model").words == "waits for a model"
     engine.feed(EngineStarted(epoch=2, pid=5))
     engine.feed(ModelLoading(model="starter", progress=0.42))
     assert engine.words == "loading 42 %"
