@@ -29,7 +29,8 @@ def write_log(paths: Paths, text: str, name: str = "tokenglass.log") -> None:
 def test_says_what_a_bug_report_needs(paths: Paths) -> None:
     report = diagnostics.text(paths)
     assert f"tokenglass {VERSION}" in report
-    assert "llama-cpp-python 0." in report
+    assert "\nllama-cpp-python" in report
+    assert "\npydantic 2." in report
     assert "SQLite 3." in report
     assert "CPU " in report
     assert "RAM " in report
