@@ -109,7 +109,7 @@ class _DotCloud(pg.GraphicsObject):  # type: ignore[misc]  # pyqtgraph carries n
             (self._normal, self.colour, 2.0, Qt.PenCapStyle.SquareCap),  # round ones cost four times as much
             (self._high, self.high_colour, 4.0, Qt.PenCapStyle.RoundCap),
         ):
-            pen = pg.mkPen(colour, width=width)
+            pen = pg.mkPen(colour, width=width * painter.device().devicePixelRatio())
             pen.setCapStyle(cap)
             painter.setPen(pen)
             painter.drawPoints(points)
@@ -180,6 +180,7 @@ class LivePlot(QWidget):
         self.heading = Heading(title, note, theme)
         self._steps = steps
         self._top = 0.0
+        self._scale_factor = self.devicePixelRatioF()
         self._theme = theme
         self._curves: list[tuple[pg.PlotCurveItem, str, bool]] = []
         self._dots: _DotCloud | None = None
@@ -234,7 +235,9 @@ class LivePlot(QWidget):
         self._grid.update()
         for curve, colour, fill in self._curves:
             value = getattr(theme, colour)
-            curve.setPen(pg.mkPen(value, width=1))
+            curve.setPen(
+                pg.mkPen(value, width=self._scale_factor)
+            )  # pyqtgraph counts the screen's own pixels
             if fill:
                 curve.setBrush(pg.mkBrush(with_alpha(value, 0.14)))
                 curve.setFillLevel(0)
@@ -253,6 +256,9 @@ class LivePlot(QWidget):
 
     def show_curves(self, *values: Array, antialias: bool = False) -> None:
         """New values of each curve, in the order they were added; NaN where there were none yet."""
+        if self._scale_factor != self.devicePixelRatioF():  # moved to another screen
+            self._scale_factor = self.devicePixelRatioF()
+            self.set_theme(self._theme)
         highest = 0.0
         for (curve, _, _), data in zip(self._curves, values, strict=True):
             known = np.flatnonzero(np.isfinite(data))
