@@ -246,7 +246,7 @@ class Selector(QObject):
 
     def show_menu(self, at: QPoint, where: QPoint) -> None:
         """The context menu of the row under a point; `popup`, never a nested loop."""
-        number, row, inside = self._under(QPointF(at))
+        _, row, inside = self._under(QPointF(at))
         if row is None:
             return
         if self._menu is not None:
@@ -257,16 +257,24 @@ class Selector(QObject):
         link = row.link(inside.x(), inside.y())
         if link:
             self._add(menu, "Copy link", lambda: QGuiApplication.clipboard().setText(link))
-        self._add(menu, "Select all of this message", lambda: self.select_row(number))
+        identifier = row.turn.id
+        self._add(menu, "Select all of this message", partial(self._on_row, identifier, self.select_row))
         code = row.code_button(inside.y())
         if code is not None:
-            self._add(menu, "Copy code", lambda: self.act(number, code))
+            text = row.pieces[int(code.argument)].text
+            self._add(menu, "Copy code", lambda: QGuiApplication.clipboard().setText(text))
         for button in row.buttons:
             if button.act in ("copy", "regenerate", "variant") and button.act not in self._view.blocked:
-                self._add(
-                    menu, _MENU_NAMES.get(button.label, button.label), partial(self.act, number, button)
-                )
+                name = _MENU_NAMES.get(button.label, button.label)
+                act = partial(self.act, button=button)
+                self._add(menu, name, partial(self._on_row, identifier, act))
         menu.popup(where)
+
+    def _on_row(self, identifier: str, act: Callable[[int], None]) -> None:
+        """Do something with a message's row, if it is still there when the menu's entry is chosen."""
+        number = self._view.model.row_of(identifier)
+        if number is not None:
+            act(number)
 
     def _add(self, menu: QMenu, label: str, act: Callable[[], None]) -> QAction:
         action = menu.addAction(label)

@@ -152,6 +152,12 @@ def test_the_menu_offers_the_same(chat: ChatPane, qtbot: QtBot) -> None:
     assert again.args == ["u1"]
     menu.actions()[1].trigger()
     assert QGuiApplication.clipboard().text() == 'print("hi")'
+    menu.actions()[0].trigger()
+    assert chat.view.selector.text.startswith("First paragraph")
+    chat.show_conversation(None)
+    menu.actions()[0].trigger()
+    menu.actions()[2].trigger()
+    assert QGuiApplication.clipboard().text() == 'print("hi")'
     menu.close()
 
 
