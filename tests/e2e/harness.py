@@ -1,0 +1,172 @@
+"""What the end-to-end tests share: `tokenglass serve` as a process of its own, and clients over real sockets.
+
+Nothing here looks inside the app: it is started, spoken to and ended as its users do it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+from websockets.asyncio.client import connect
+
+from tests.api.harness import Frame, Wire
+
+ROOT = Path(__file__).parent.parent.parent
+START_LIMIT_S = 40.0
+END_LIMIT_S = 20.0
+"""Only keeps a test from hanging; what the contract allows is asserted where it is meant."""
+
+
+class Serve:
+    """A running `tokenglass serve`. Made by `serve`."""
+
+    def __init__(self, home: Path, process: subprocess.Popen[str]) -> None:
+        self.home = home
+        self.process = process
+        self._lines: list[str] = []
+        self._errors: list[str] = []
+        self._first = threading.Event()
+        self._readers = [
+            threading.Thread(target=self._read, args=(process.stdout, self._lines)),
+            threading.Thread(target=self._read, args=(process.stderr, self._errors)),
+        ]
+        for reader in self._readers:
+            reader.start()
+        assert self._first.wait(START_LIMIT_S), "no ready line in time"
+        assert self._lines, f"it ended at once: {self.stderr}"
+        self.ready: Frame = json.loads(self._lines[0])
+        self.children: list[psutil.Process] = []
+
+    def _read(self, stream: Any, lines: list[str]) -> None:
+        for line in stream:
+            lines.append(line)
+            if lines is self._lines:
+                self._first.set()
+        if lines is self._lines:
+            self._first.set()
+
+    @property
+    def stdout(self) -> list[str]:
+        """The lines so far."""
+        return list(self._lines)
+
+    @property
+    def stderr(self) -> str:
+        return "".join(self._errors)
+
+    @property
+    def server_file(self) -> Path:
+        return self.home / "runtime" / "server.json"
+
+    @property
+    def token(self) -> str:
+        return str(json.loads(self.server_file.read_text())["token"])
+
+    def signal(self, number: int) -> None:
+        """Send a signal, remembering which processes must be gone with the app."""
+        self.children = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.send_signal(number)
+
+    def wait(self) -> int:
+        """The exit code, once the process and what it wrote have come to an end."""
+        code = self.process.wait(END_LIMIT_S)
+        for reader in self._readers:
+            reader.join(END_LIMIT_S)
+        return code
+
+    def wait_for_children(self) -> None:
+        """Every process that the app had started ends by itself."""
+        deadline = time.monotonic() + END_LIMIT_S
+        while alive := [child for child in self.children if not gone(child)]:
+            assert time.monotonic() < deadline, alive
+            time.sleep(0.01)
+
+    @contextlib.asynccontextmanager
+    async def client(self, query: str = "", **options: Any) -> AsyncIterator[Wire]:
+        """A connection as a script makes it: address and token from `server.json`."""
+        about = json.loads(self.server_file.read_text())
+        connection = await connect(
+            about["url"] + query,
+            additional_headers={"Authorization": f"Bearer {about['token']}"},
+            proxy=None,
+            compression=None,
+            max_size=None,
+            open_timeout=START_LIMIT_S,
+            ping_timeout=None,
+            **options,
+        )
+        wire = Wire(connection)
+        try:
+            yield wire
+        finally:
+            await wire.close()
+
+
+@contextlib.contextmanager
+def serve(home: Path, model: str | None = "fake:", *options: str) -> Iterator[Serve]:
+    """The app without a window on any free port; ended with SIGTERM if it still runs."""
+    chosen = [] if model is None else ["--model", model]
+    with subprocess.Popen(
+        [sys.executable, "-m", "desktop", "serve", "--home", str(home), "--port", "0", *chosen, *options],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+    ) as process:
+        try:
+            app = Serve(home, process)
+            try:
+                yield app
+            finally:
+                if process.poll() is None:
+                    app.signal(15)
+                    app.wait()
+                app.wait_for_children()
+                assert "Traceback" not in app.stderr, app.stderr
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def gone(process: psutil.Process) -> bool:
+    """Whether it has ended; whether anybody has asked for its exit code doesn't matter."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def start(*arguments: str) -> subprocess.Popen[bytes]:
+    """A Python program of this project, with its output in pipes."""
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def command(home: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    """`tokenglass …` for this home, as a process of its own."""
+    return start("-m", "desktop", *arguments, "--home", str(home))
+
+
+async def eventually(condition: Callable[[], bool], limit_s: float = END_LIMIT_S) -> None:
+    """Wait until the condition holds."""
+    end = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end, "it didn't come true in time"
+        await asyncio.sleep(0.01)
