@@ -31,9 +31,9 @@ _CONVERSATION = """
     FROM conversation c
 """
 _WHERE_FOUND = """
-    WHERE NOT c.deleted AND (found(c.title, ?1) OR EXISTS (
-        SELECT 1 FROM message m WHERE m.conversation_id = c.id AND found(m.content, ?1)))
-    ORDER BY c.touched DESC LIMIT ?2
+    WHERE NOT c.deleted AND (found(c.title, :needle) OR EXISTS (
+        SELECT 1 FROM message m WHERE m.conversation_id = c.id AND found(m.content, :needle)))
+    ORDER BY c.touched DESC LIMIT :limit
 """
 _COLUMNS = (
     "id",
@@ -145,7 +145,7 @@ class Conversations:
 
     def search(self, query: str, limit: int) -> Rows:
         needle = _clean(query)
-        rows = self._db.execute(_CONVERSATION + _WHERE_FOUND, (needle, limit)).fetchall()
+        rows = self._db.execute(_CONVERSATION + _WHERE_FOUND, {"needle": needle, "limit": limit}).fetchall()
         return [_conversation(row) | {"match": self._match(row["id"], needle)} for row in rows]
 
     def _match(self, conversation_id: str, needle: str) -> dict[str, str] | None:
