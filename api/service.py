@@ -59,32 +59,12 @@ class Service:
 
     async def execute(self, client: Client, command: protocol.Command, received_t: float) -> Outcome:
         """Carry one command out. Raises TokenglassError with what the client is told."""
-        handler: Callable[[Any], Awaitable[Outcome]] | None = self._handlers().get(type(command))
         if isinstance(command, protocol.Generate):
             return await self._generate(client, command, received_t)
+        handler = _HANDLERS.get(type(command))
         if handler is None:
             raise TokenglassError("internal", f"{command.type} belongs to a connection")
-        return await handler(command)
-
-    def _handlers(self) -> dict[type[protocol.BaseCommand], Callable[[Any], Awaitable[Outcome]]]:
-        return {
-            protocol.Cancel: self._cancel,
-            protocol.Snapshot: self._snapshot,
-            protocol.Ping: self._ping,
-            protocol.ModelsList: self._models_list,
-            protocol.ModelsLoad: self._models_load,
-            protocol.ModelsAdd: self._models_add,
-            protocol.ConversationsList: self._conversations_list,
-            protocol.ConversationsGet: self._conversations_get,
-            protocol.ConversationsCreate: self._conversations_create,
-            protocol.ConversationsRename: self._conversations_rename,
-            protocol.ConversationsDelete: self._conversations_delete,
-            protocol.ConversationsRestore: self._conversations_restore,
-            protocol.ConversationsSearch: self._conversations_search,
-            protocol.SettingsGet: self._settings_get,
-            protocol.SettingsSet: self._settings_set,
-            protocol.WindowRaise: self._window_raise,
-        }
+        return await handler(self, command)
 
     # ---- generations
 
@@ -281,6 +261,27 @@ class Service:
 
     def _publish(self, event: Event) -> None:
         self.bus.publish(event)
+
+
+_Handler = Callable[[Service, Any], Awaitable[Outcome]]
+_HANDLERS: dict[type[protocol.BaseCommand], _Handler] = {
+    protocol.Cancel: Service._cancel,
+    protocol.Snapshot: Service._snapshot,
+    protocol.Ping: Service._ping,
+    protocol.ModelsList: Service._models_list,
+    protocol.ModelsLoad: Service._models_load,
+    protocol.ModelsAdd: Service._models_add,
+    protocol.ConversationsList: Service._conversations_list,
+    protocol.ConversationsGet: Service._conversations_get,
+    protocol.ConversationsCreate: Service._conversations_create,
+    protocol.ConversationsRename: Service._conversations_rename,
+    protocol.ConversationsDelete: Service._conversations_delete,
+    protocol.ConversationsRestore: Service._conversations_restore,
+    protocol.ConversationsSearch: Service._conversations_search,
+    protocol.SettingsGet: Service._settings_get,
+    protocol.SettingsSet: Service._settings_set,
+    protocol.WindowRaise: Service._window_raise,
+}
 
 
 def _given_up(generation_id: str) -> GenerationFinished:

@@ -18,6 +18,7 @@ from typing import Literal
 
 from api.bus import EventBus
 from api.state import State
+from api.watchdog import HangWatch
 from engine.client import EngineClient, ExitInfo
 from engine.commands import Cancel, Generate
 from engine.errors import ErrorCode, ErrorInfo, TokenglassError
@@ -31,6 +32,7 @@ from engine.events import (
     ModelFailed,
     ModelLoaded,
     ModelUnloaded,
+    StepMetrics,
 )
 from engine.types import FinishReason, Timings, Usage, WorkerConfig
 
@@ -80,6 +82,8 @@ class Supervisor:
         self._reserved = 0
         self._deaths: deque[float] = deque()
         self._closing = False
+        self._watch = HangWatch(self._has_work, self._end_hung)
+        self._hung = False
 
     @property
     def model_id(self) -> str | None:
@@ -165,6 +169,7 @@ class Supervisor:
     async def stop(self) -> None:
         """End everything; every open generation is finished with `shutting_down`."""
         self.announce_stop()
+        self._watch.stop()
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -214,6 +219,8 @@ class Supervisor:
                 partial(self._on_exit, self.epoch),
             )
             self._client = client
+            self._hung = False
+            self._watch.new_worker(config.n_batch)
             await client.start()
 
     async def _retire(self, timeout_s: float) -> None:
@@ -231,6 +238,7 @@ class Supervisor:
     def _on_events(self, epoch: int, events: list[Event]) -> None:
         if not self._current(epoch):
             return  # of a worker that was given up
+        self._watch.sign()
         for event in events:
             if isinstance(event, GenerationEvent):
                 active = self._active.get(event.generation_id)
@@ -240,6 +248,8 @@ class Supervisor:
                     active.started = True
                 elif isinstance(event, GenerationFinished):
                     del self._active[event.generation_id]
+            elif isinstance(event, StepMetrics):
+                self._watch.step(event)
             elif isinstance(event, ModelFailed):
                 self._load_error = event.error
             self._bus.publish(event)
@@ -259,6 +269,16 @@ class Supervisor:
         active.sent = True
         active.sends += 1
         self._client.send(active.command)
+        self._watch.work()
+
+    def _has_work(self) -> bool:
+        return self._client is not None and any(active.sent for active in self._active.values())
+
+    def _end_hung(self, silent_s: float) -> None:
+        logger.error("engine %d gave no sign for %.0f s; it is ended", self.epoch, silent_s)
+        self._hung = True
+        if self._client is not None:
+            self._client.kill()
 
     def _on_exit(self, epoch: int, info: ExitInfo) -> None:
         if not self._current(epoch):
@@ -268,7 +288,7 @@ class Supervisor:
         if self._load_error is not None:
             self._load_failed(epoch, info, self._load_error)
             return
-        how = info.signal or f"exit code {info.exit_code}"
+        how = "it hung" if self._hung else info.signal or f"exit code {info.exit_code}"
         logger.warning("engine %d ended: %s", epoch, how)
         now = time.monotonic()
         self._deaths.append(now)

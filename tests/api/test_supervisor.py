@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from api import supervisor as module
+from api import watchdog
 from api.core import Core
 from tests.api.harness import HI, CommandError, Wire, app, client, eventually, run
 
@@ -292,5 +293,35 @@ def test_what_ends_two_workers_is_not_given_to_a_third(tmp_path: Path) -> None:
             await ready(core)
             assert core.supervisor.epoch in (2, 3)
             assert len(wire.events("generation.finished")) == 1
+
+    run(test())
+
+
+def test_a_worker_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog, "LOOK_S", 0.1)
+    monkeypatch.setattr(watchdog, "HANG_S", 0.5)
+
+    async def test() -> None:
+        async with app(tmp_path, "fake:hang_after=4,delay_ms=5") as core, client(core) as wire:
+            generation = await wire.generate()
+            finished = await wire.finished(generation)
+            assert finished["error"]["code"] == "engine_lost"
+            assert "hung" in finished["error"]["message"]
+            assert finished["usage"]["completion_tokens"] > 0
+            short = await wire.generate(max_tokens=2)
+            assert (await wire.finished(short))["finish_reason"] == "length"
+            assert core.supervisor.epoch == 2
+
+    run(test())
+
+
+def test_slow_is_not_hung(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog, "LOOK_S", 0.1)
+    monkeypatch.setattr(watchdog, "HANG_S", 0.3)
+
+    async def test() -> None:
+        async with app(tmp_path, "fake:tokens=4,delay_ms=700") as core, client(core) as wire:
+            assert (await wire.finished(await wire.generate()))["finish_reason"] == "stop"
+            assert core.supervisor.epoch == 1
 
     run(test())
