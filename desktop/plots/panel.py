@@ -168,7 +168,9 @@ class Panel(QScrollArea):
         still = instruments.running == 0
         values = instruments.rate.values(now)
         self.rate.show_curves(values, antialias=still)
-        self.rate.heading.show_value(number(float(values[-1])) if instruments.running else "")
+        self.rate.heading.show_value(
+            number(float(values[-1])) if instruments.running and values[-1] > 0 else ""
+        )
         median = self.latency.show_dots(instruments.dots, now)
         self.latency.heading.show_value("" if median is None else f"{milliseconds(median)} ms")
         self.context.show_curves(instruments.kv.values(now), instruments.context.values(now), antialias=still)

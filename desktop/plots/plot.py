@@ -168,7 +168,7 @@ class _Scale(QWidget):
             (self._top / 2, (last + rise) // 2),
             (0.0, last),
         ):
-            text = f"{value:,g}"
+            text = f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"
             painter.drawText(self.width() - 8 - metrics.horizontalAdvance(text), baseline, text)
 
 
