@@ -97,7 +97,7 @@ class Service:
             trim=command.conversation_id is not None,
             tools=command.tools if command.tool_choice != "none" else [],
             sampling=self._sampling(command),
-            max_tokens=command.max_tokens,
+            max_tokens=command.max_tokens or self.settings.current.max_tokens,
             stop=command.stop,
             logprobs=command.logprobs,
         )

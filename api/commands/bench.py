@@ -123,7 +123,7 @@ async def app_run(client: LiveClient, prompt: str, n_tokens: int, sampling: Samp
 @contextlib.contextmanager
 def app_process(window: bool, home: Path, config: WorkerConfig) -> Iterator[None]:
     """The app itself on a home of its own: with its window, or without one."""
-    command = [sys.executable] if getattr(sys, "frozen", False) else [sys.executable, "-m", "desktop"]
+    command = [sys.executable] if getattr(sys, "frozen", False) else [sys.executable, "-P", "-m", "desktop"]
     command += [] if window else ["serve"]
     command += ["--home", str(home), "--port", "0", "--model", config.model_path]
     command += ["--parallel", str(config.n_slots), "--ctx", str(config.n_ctx)]

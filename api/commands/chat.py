@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any, TypeVar
 
 from api.client import Generation, LiveClient
@@ -23,6 +24,7 @@ from api.commands import plain, prepare_output, stats
 from api.commands.ownapp import running_or_own
 from api.paths import Paths
 from engine.errors import TokenglassError
+from engine.fakespec import is_fake
 
 MAX_PIPED_BYTES = 1_000_000
 HELP = """\
@@ -48,15 +50,32 @@ def run(args: argparse.Namespace) -> int:
         return 2
     paths = Paths.resolve(args.home)
     # the app first: starting a process is safest before there is a second thread
-    with running_or_own(paths, args.home, getattr(args, "model", None)) as note, _loop_thread() as loop:
-        if note and sys.stderr.isatty():
-            print(note, file=sys.stderr)
+    model: str | None = getattr(args, "model", None)
+    with running_or_own(paths, args.home, model) as ran_already, _loop_thread() as loop:
         connected = loop.enter(LiveClient.discover(args.home, name="chat"))
         with connected as client:
+            if ran_already and model is not None:
+                _check_model(loop.call(client.request("models.list")), model)
             chat = _Chat(client, loop, args)
             if prompt is not None:
                 return chat.ask(prompt)
             return chat.interact(paths)
+
+
+def _check_model(library: dict[str, Any], wanted: str) -> None:
+    """A running app answers with the model that it has: raises TokenglassError where that isn't `wanted`."""
+    loaded = library["loaded"]
+    path = str(Path(wanted).expanduser().absolute())
+    known = {entry["path"]: entry["id"] for entry in library["models"]}
+    meant = wanted if wanted in known.values() else known.get(path)
+    if meant is None and is_fake(wanted):
+        meant = "fake"
+    if meant is None or meant != loaded:
+        raise TokenglassError(
+            "bad_state",
+            f"the running app has {loaded or 'no model'} loaded, not {wanted}",
+            hint="load it there, leave --model out, or quit that app first",
+        )
 
 
 class _Chat:

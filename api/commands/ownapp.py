@@ -24,19 +24,19 @@ QUIT_TIMEOUT_S = 5.0
 
 
 @contextlib.contextmanager
-def running_or_own(paths: Paths, home: Path | None, model: str | None) -> Iterator[str | None]:
-    """See to a running app; gives a remark for the user, or None.
+def running_or_own(paths: Paths, home: Path | None, model: str | None) -> Iterator[bool]:
+    """See to a running app; gives whether it ran already (then `model` was not used).
 
     Raises TokenglassError `load_failed` where one has to be started and can't be.
     """
     if running_app(paths) is not None:
-        yield "the running app answers, with the model that it has; --model is left out" if model else None
+        yield True
         return
     process, problems = _start(home, model)
     try:
         with problems:
             _wait_until_ready(process, problems, paths)
-        yield None
+        yield False
     finally:
         _end(process)
 

@@ -161,7 +161,7 @@ class _View:
         rate, self._tokens, self._metrics_t = self._tokens / elapsed, 0, now
         if self._tty and not self._names:
             self._show_status(self._summary(None))
-        elif not self._tty and self._names:
+        elif not self._tty and self._names and not self._open_line:  # never in the middle of a text
             self._line(f"  {self._summary(rate)}")
 
     def _summary(self, rate: float | None) -> str:

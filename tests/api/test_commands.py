@@ -266,6 +266,15 @@ def test_chat_uses_the_running_app(tmp_path: Path) -> None:
         assert about["pid"] == ready["pid"]
 
 
+def test_chat_never_takes_another_models_answer_for_the_wanted_ones(tmp_path: Path) -> None:
+    with serving(tmp_path, "fake:echo=1"):
+        done = run(tmp_path, "chat", "--model", "starter", "hi")
+        assert done.returncode == 1
+        assert done.stdout == b""
+        assert b"has fake loaded, not starter" in done.stderr
+        assert run(tmp_path, "chat", "--model", "fake:echo=1", "hi").stdout == b"hi\n"
+
+
 def test_chat_two_at_once_share_one_app(tmp_path: Path) -> None:
     """Whoever loses the race for the home uses the winner's app, as long as that one chats."""
     processes = [
