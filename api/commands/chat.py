@@ -55,16 +55,19 @@ def run(args: argparse.Namespace) -> int:
         connected = loop.enter(LiveClient.discover(args.home, name="chat"))
         with connected as client:
             if ran_already and model is not None:
-                _check_model(loop.call(client.request("models.list")), model)
+                _check_model(
+                    model, loop.call(client.request("models.list")), loop.call(client.request("snapshot"))
+                )
             chat = _Chat(client, loop, args)
             if prompt is not None:
                 return chat.ask(prompt)
             return chat.interact(paths)
 
 
-def _check_model(library: dict[str, Any], wanted: str) -> None:
+def _check_model(wanted: str, library: dict[str, Any], snapshot: dict[str, Any]) -> None:
     """A running app answers with the model that it has: raises TokenglassError where that isn't `wanted`."""
-    loaded = library["loaded"]
+    coming = (snapshot["loading"] or {}).get("model")
+    loaded = (snapshot["model"] or {}).get("id") or coming
     path = str(Path(wanted).expanduser().absolute())
     known = {entry["path"]: entry["id"] for entry in library["models"]}
     meant = wanted if wanted in known.values() else known.get(path)
