@@ -148,6 +148,35 @@ def test_deltas_around_a_replaced_metric_become_neighbours() -> None:
     ]
 
 
+def test_replacing_goes_on_rightly_after_a_merge() -> None:
+    bus = EventBus()
+    reader = subscribe(bus, "*")
+    bus.publish_all([delta("g", 0), step(1), delta("g", 1), system(), step(2), system()])
+    assert shape(reader.drain()) == [
+        (1, 3, "generation.delta"),
+        (5, 5, "metrics.step"),
+        (6, 6, "metrics.system"),
+    ]
+
+
+def test_only_live_events_are_backlog() -> None:
+    bus = EventBus()
+    reader = bus.subscribe(set(), lambda: None)
+    bus.publish_all([log() for _ in range(10)])
+    reader.select(["*"], since=0)
+    assert reader.backlog_bytes == 0
+    bus.publish(log("x" * 1000))
+    live = reader.backlog_bytes
+    assert live > 1000
+    assert len(reader.drain(max_bytes=1)) == 1
+    assert reader.backlog_bytes == live
+    while reader.pending:
+        reader.drain()
+    assert reader.backlog_bytes == 0
+    bus.publish(log())
+    assert 0 < reader.backlog_bytes < 1000
+
+
 def test_a_series_of_a_client_is_never_thinned_out() -> None:
     bus = EventBus()
     reader = subscribe(bus, "metrics.*")
