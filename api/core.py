@@ -123,7 +123,6 @@ class Core:
             yield core
             core.quit.set()
             logger.info("quitting")
-        logger.info("bye")
 
     async def _start(self, stack: AsyncExitStack, host: str) -> None:
         recorder = Recorder(self.history, self.bus.publish)
