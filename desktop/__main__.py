@@ -5,10 +5,11 @@ Nothing heavy is imported at module level: the worker process, which is spawned,
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,15 +26,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _window(options: Options) -> int:
-    from desktop.app import run
+    with _explaining():
+        from desktop.app import run
 
     return run(options)
 
 
 def _selftest(options: Options) -> int:
-    from desktop.selftest import run
+    with _explaining():
+        from desktop.selftest import run
 
     return run(options)
+
+
+@contextlib.contextmanager
+def _explaining() -> Iterator[None]:
+    """Where Qt can't be loaded, the linker's words don't tell what to do."""
+    try:
+        yield
+    except ImportError as error:
+        if "cannot open shared object file" not in str(error):
+            raise
+        from engine.errors import TokenglassError
+
+        raise TokenglassError(
+            "load_failed",
+            f"the window needs a system library that isn't there ({str(error).partition(':')[0]})",
+            hint="on Debian and Ubuntu: sudo apt-get install libgl1 libegl1; or run `tokenglass serve`",
+        ) from None
 
 
 if __name__ == "__main__":
