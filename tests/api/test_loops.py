@@ -95,13 +95,18 @@ def test_the_core_runs_alike_on_both_loops(tmp_path: Path, loop: str) -> None:
     script = tmp_path / "scenario.py"
     text = SCENARIO
     if loop == "asyncio":
-        text = text[: text.index("qt = widgets")].replace("import PySide6.QtWidgets as widgets\n", "").replace(
-            "from qasync import QEventLoop\n", ""
-        ) + "asyncio.run(asyncio.wait_for(scenario(Path(sys.argv[1])), 60))\n"
+        text = (
+            text[: text.index("qt = widgets")]
+            .replace("import PySide6.QtWidgets as widgets\n", "")
+            .replace("from qasync import QEventLoop\n", "")
+            + "asyncio.run(asyncio.wait_for(scenario(Path(sys.argv[1])), 60))\n"
+        )
     lines = text.splitlines()
     start = next(n for n, line in enumerate(lines) if line.startswith(("qt = ", "asyncio.run(")))
     # the worker process imports this file again
-    text = "\n".join([*lines[:start], "if __name__ == '__main__':", *("    " + line for line in lines[start:])])
+    text = "\n".join(
+        [*lines[:start], "if __name__ == '__main__':", *("    " + line for line in lines[start:])]
+    )
     script.write_text(text)
     environment = {**os.environ, "QT_QPA_PLATFORM": "offscreen", "QT_API": "pyside6", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
