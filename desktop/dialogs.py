@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QDialog, QFileDialog, QMessageBox, QWidget
+from shiboken6 import isValid
 
 
 async def ask(
@@ -62,5 +63,6 @@ async def _finished(dialog: QDialog) -> int:
     try:
         return await done
     except asyncio.CancelledError:
-        dialog.close()
+        if isValid(dialog):  # its window may have taken it along
+            dialog.close()
         raise

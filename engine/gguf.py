@@ -100,7 +100,7 @@ def read_header(path: Path) -> GgufHeader:
         raise TokenglassError(
             "model_damaged",
             f"{path.name} can't be loaded: {error}",
-            hint="download the file again, or choose another one",
+            hint="download it again (a Git LFS pointer: git lfs pull), or choose another file",
         ) from None
     except OSError as error:
         raise TokenglassError("storage", f"{path.name} can't be read: {error.strerror or error}") from None
@@ -118,7 +118,7 @@ class _Reader:
         magic = self._file.read(4)
         if magic != b"GGUF":
             if magic == b"vers":
-                raise _DamagedError("a Git LFS pointer, not the model itself (fetch it with git lfs pull)")
+                raise _DamagedError("it is a Git LFS pointer, not the model itself")
             raise _DamagedError("this is not a GGUF file")
         version = self._scalar("<I")
         if version not in (2, 3):
