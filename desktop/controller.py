@@ -35,6 +35,7 @@ from engine.events import (
     ModelLoaded,
     SettingsChanged,
 )
+from engine.fakespec import is_fake
 
 logger = logging.getLogger(__name__)
 
@@ -345,8 +346,9 @@ class Controller(QObject):
 
     async def _load_again(self, model: str) -> None:
         config = self.core.supervisor.config
-        name = config.model_path if config is not None else model
-        await self.client.request("models.load", model=name, force=True)
+        if config is not None and is_fake(config.model_path):
+            model = config.model_path  # the library knows nothing of fake models
+        await self.client.request("models.load", model=model, force=True)
 
     # ---- the rest
 

@@ -310,9 +310,12 @@ def test_kill_9_of_the_worker_is_told_and_survived(drive: Drive, open_window: Op
     drive(scenario())
 
 
-def test_an_engine_that_keeps_dying_can_be_restarted(drive: Drive, open_window: OpenWindow) -> None:
+@pytest.mark.parametrize("model", ["fake:", "starter"])
+def test_an_engine_that_keeps_dying_can_be_restarted(
+    drive: Drive, open_window: OpenWindow, model: str
+) -> None:
     async def scenario() -> None:
-        async with open_window() as controller:
+        async with open_window(model=model) as controller:
             while controller.engine.state != "failed":
                 pid = controller.core.supervisor.worker_pid
                 if pid is not None and controller.engine.state == "ready":
