@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 SEND_BUFFER_BYTES = 1 << 17
 """Of the kernel, for each connection: what lies there can't be taken back from a client that doesn't read."""
+READ_BYTES = 1 << 14
+"""Taken from a connection at once: what small frames it may hold are parsed without a pause."""
 SWEEP_S = 0.5
 GOODBYE_S = 0.5
 """How long clients may take to answer the close frame when the app quits."""
@@ -48,6 +50,8 @@ class _Connection(ServerConnection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        if hasattr(transport, "max_size"):  # of asyncio's selector loops; others read 64 KiB
+            transport.max_size = READ_BYTES
         self.live.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -42,6 +42,9 @@ PARSE_INLINE_CHARS = 1 << 16
 """Longer frames are parsed in a thread."""
 MAX_RUNNING = 8
 """Commands of one connection that are carried out at the same time; more wait their turn."""
+TURN_FRAMES = 32
+"""Taken from one connection before the loop looks at the others."""
+TURN_CHARS = 1 << 16
 
 
 class Session:
@@ -99,11 +102,16 @@ class Session:
     # ---- reading
 
     async def _read(self) -> None:
+        frames = chars = 0
         async for frame in self._connection:
             if isinstance(frame, bytes):
                 await self._connection.close(1003, "text frames only")
                 return
             self._receive(frame, time.monotonic())
+            frames, chars = frames + 1, chars + len(frame)
+            if frames >= TURN_FRAMES or chars >= TURN_CHARS:
+                frames = chars = 0
+                await asyncio.sleep(0)  # the next frame may be there already, and the one after it
 
     def _receive(self, frame: str, received_t: float) -> None:
         if len(frame) > PARSE_INLINE_CHARS:
@@ -135,25 +143,32 @@ class Session:
             self._reply(protocol.reply_error(command_id, error.info), answer=False)
             return
         if isinstance(command, protocol.Subscribe | protocol.Unsubscribe):
-            self._selections.append((self._server.bus.seq, command))
-            self._wake.set()
+            if self._admit(command_id):
+                self._selections.append((self._server.bus.seq, command))
+                self._wake.set()
         else:
             self._begin(command_id, self._execute(command, received_t), isinstance(command, _URGENT))
 
     def _begin(
         self, command_id: protocol.CommandId, work: Coroutine[Any, Any, None], urgent: bool = False
     ) -> None:
-        if self._unanswered >= protocol.MAX_UNANSWERED and not urgent:
+        if self._admit(command_id, urgent):
+            self._server.spawn(work)
+        else:
             work.close()
+
+    def _admit(self, command_id: protocol.CommandId, urgent: bool = False) -> bool:
+        """Count one more unanswered command, or answer `busy`."""
+        if self._unanswered >= protocol.MAX_UNANSWERED and not urgent:
             error = ErrorInfo(
                 code="busy",
                 message=f"{self._unanswered} commands of this connection are unanswered",
                 hint="wait for replies",
             )
             self._reply(protocol.reply_error(command_id, error), answer=False)
-            return
+            return False
         self._unanswered += 1
-        self._server.spawn(work)
+        return True
 
     async def _execute(self, command: protocol.Command, received_t: float) -> None:
         if isinstance(command, _URGENT):
@@ -271,7 +286,7 @@ class Session:
                 frozenset(generations) if isinstance(generations, list) else generations,
                 command.since if reason is None else None,
             )
-        self._reply(protocol.reply_ok(command.id, {"seq": seq}), answer=False)
+        self._reply(protocol.reply_ok(command.id, {"seq": seq}))
         if reason is not None:
             self._reset(reason)
 

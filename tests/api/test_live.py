@@ -667,6 +667,57 @@ def test_a_flood_of_commands_without_reading_is_cut(tmp_path: Path, mutes: list[
     run(test())
 
 
+def test_a_burst_of_small_commands_stops_nobody_else(tmp_path: Path, mutes: list[Mute]) -> None:
+    async def test() -> None:
+        async with app(tmp_path) as core, client(core) as wire:
+            await wire.command("subscribe", events=["client.*"])
+            mutes.append(Mute(core, receive_buffer=1 << 20))
+            await wire.event("client.connected")
+            command = b'{"id":1,"type":"ping"}'
+            burst = (bytes((0x81, 0x80 | len(command))) + b"\0\0\0\0" + command) * 8000
+            mutes[0].socket.settimeout(20)
+            loop = asyncio.get_running_loop()
+            sending = loop.run_in_executor(None, mutes[0].socket.sendall, burst)
+            turns = [time.monotonic()]
+
+            async def answered() -> None:
+                got = 0
+                while got < 8000:
+                    got += (await loop.run_in_executor(None, mutes[0].socket.recv, 1 << 20)).count(b"reply")
+
+            reading = loop.create_task(answered())
+            while not reading.done():
+                await asyncio.sleep(0)
+                turns.append(time.monotonic())
+            await sending
+            longest = max(after - before for before, after in pairwise(turns))
+            assert longest < (turns[-1] - turns[0]) / 6, (longest, turns[-1] - turns[0])
+
+    run(test())
+
+
+def test_choices_count_as_unanswered_commands(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with app(tmp_path) as core, client(core) as wire:
+            flood(core, 20_000)
+            await wire.command("ping")
+            await wire.connection.send('{"id":"big","type":"subscribe","since":0}')
+            wire.connection.transport.pause_reading()
+            ids = [await wire.send("subscribe" if n % 2 else "unsubscribe") for n in range(100)]
+            session = next(iter(core._server._sessions))
+            await eventually(lambda: session._unanswered == protocol.MAX_UNANSWERED)
+            assert len(session._selections) <= protocol.MAX_UNANSWERED
+            wire.connection.transport.resume_reading()
+            replies = [await wire.reply(command_id) for command_id in ids]
+            refused = [reply["error"]["code"] for reply in replies if not reply["ok"]]
+            assert len(refused) >= 100 - protocol.MAX_UNANSWERED
+            assert set(refused) == {"busy"}
+            assert (await wire.command("subscribe"))["seq"] == core.bus.seq
+            assert session._unanswered == 0
+
+    run(test())
+
+
 def test_stuck_clients_cannot_delay_quitting(tmp_path: Path, mutes: list[Mute]) -> None:
     async def test() -> None:
         async with app(tmp_path, SLOW) as core, client(core) as wire:
