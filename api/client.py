@@ -71,7 +71,7 @@ class LiveClient:
         except InvalidStatus as error:
             status = error.response.status_code
             code: ErrorCode = "busy" if status == 503 else "forbidden"
-            reason = (error.response.body or b"").decode("utf-8", "replace").strip()
+            reason = _reason(bytes(error.response.body or b""))
             raise TokenglassError(code, f"the app refused the connection ({status} {reason[:200]})") from None
         except (OSError, TimeoutError, WebSocketException) as error:
             raise TokenglassError(
@@ -279,3 +279,11 @@ def _lost(connection: ClientConnection) -> TokenglassError:
         return TokenglassError("shutting_down", "the app has quit")
     reason = f" ({connection.close_reason})" if connection.close_reason else ""
     return TokenglassError("shutting_down", f"the connection to the app was lost{reason}")
+
+
+def _reason(body: bytes) -> str:
+    """What a refusal says."""
+    try:
+        return str(json.loads(body)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return body.decode("utf-8", "replace").strip()

@@ -1,4 +1,4 @@
-"""Who may come in: Host, Origin, token and number of clients, checked in this order before any upgrade."""
+"""Who may come in: Host, Origin and token, checked in this order before anything else is looked at."""
 
 from __future__ import annotations
 
@@ -15,6 +15,18 @@ from engine.errors import TokenglassError
 SUBPROTOCOL = "tokenglass.v1"
 LIVE_PATH = "/v1/live"
 HEALTH_PATH = "/health"
+NOT_BUILT_PATHS = frozenset(
+    (
+        "/v1/responses",
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/models",
+        "/v1/schema",
+        "/metrics",
+    )
+)
+"""Paths of the contract that answer 501, whatever the method."""
 MAX_QUERY_FIELDS = 16
 
 _BEARER = re.compile(r"(?i:bearer) +(\S+) *")
@@ -57,19 +69,21 @@ class Guard:
         origins = headers.get_all("Origin")
         if origins and (len(origins) != 1 or origins[0].strip() not in self._origins):
             return Refusal(403, "web pages of this origin may not connect (--allow-origin)")
-        if method != "GET":
-            return Refusal(405, "only GET")
         try:
             parts = urlsplit(target)
             query = dict(parse_qsl(parts.query, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS))
         except ValueError:
             return Refusal(400, "the address can't be read")
-        if parts.path == HEALTH_PATH:
+        if parts.path == HEALTH_PATH and method == "GET":
             return Visitor(HEALTH_PATH, None, "")
         if not self._knows_token(headers, query):
             return Refusal(401, "the token is missing or wrong (server.json has it)")
-        if parts.path != LIVE_PATH:
-            return Refusal(404, "the stream is at /v1/live")
+        if parts.path in NOT_BUILT_PATHS:
+            return Refusal(501, f"{parts.path} is not built yet; the stream is at {LIVE_PATH}")
+        if parts.path not in (LIVE_PATH, HEALTH_PATH):
+            return Refusal(404, f"the stream is at {LIVE_PATH}")
+        if method != "GET":
+            return Refusal(405, "only GET")
         key = query.get("client") or None
         if key is not None and len(key) > 200:
             return Refusal(400, "client: at most 200 characters")

@@ -8,16 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import json
 import logging
 import socket
 import time
 from collections.abc import Coroutine, Sequence
-from http import HTTPStatus
 from typing import Any
 
 from websockets.asyncio.server import Server, ServerConnection, serve
-from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
@@ -26,6 +23,7 @@ from api import protocol
 from api.bus import EventBus
 from api.clients import Clients
 from api.guard import Guard, Refusal, Visitor
+from api.handshake import Connection, answer, refusal
 from api.service import Service
 from api.session import Session
 from api.state import State
@@ -35,28 +33,10 @@ logger = logging.getLogger(__name__)
 
 SEND_BUFFER_BYTES = 1 << 17
 """Of the kernel, for each connection: what lies there can't be taken back from a client that doesn't read."""
-READ_BYTES = 1 << 14
-"""Taken from a connection at once: what small frames it may hold are parsed without a pause."""
 SWEEP_S = 0.5
 GOODBYE_S = 0.5
 """How long clients may take to answer the close frame when the app quits."""
 PORT_TRIES = 20
-
-
-class _Connection(ServerConnection):
-    """A connection that says when it is gone, so that places are counted rightly."""
-
-    live: LiveServer
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        if hasattr(transport, "max_size"):  # of asyncio's selector loops; others read 64 KiB
-            transport.max_size = READ_BYTES
-        self.live.opened(self)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self.live.lost(self)
 
 
 class LiveServer:
@@ -90,7 +70,7 @@ class LiveServer:
         """Accept connections on a listening socket, which belongs to the server from now on."""
         self._guard = guard
         logging.getLogger("websockets").setLevel(logging.INFO)  # below that it would log tokens
-        connection_class = type("LiveConnection", (_Connection,), {"live": self})
+        connection_class = type("LiveConnection", (Connection,), {"live": self})
         self._server = await serve(
             self._handle,
             sock=sock,
@@ -159,11 +139,24 @@ class LiveServer:
         self._open.discard(connection)
         self._admitted.pop(connection, None)
 
+    def answer(self, request: Request) -> Response:
+        """The answer to a request that brings a body, and so can't become a stream."""
+        verdict = self._judge(request)
+        return verdict if isinstance(verdict, Response) else refusal(400, "the stream takes no body")
+
     def _process_request(self, connection: ServerConnection, request: Request) -> Response | None:
+        verdict = self._judge(request)
+        if isinstance(verdict, Response):
+            return verdict
+        self._admitted[connection] = verdict
+        return None
+
+    def _judge(self, request: Request) -> Visitor | Response:
+        """Who may come in, or the answer to anything else."""
         assert self._guard is not None
         verdict = self._guard.check(request.method, request.path, request.headers)
         if isinstance(verdict, Visitor) and verdict.path == doors.HEALTH_PATH:
-            return _answer(
+            return answer(
                 200, {"status": "ok", "version": self._about["version"], "engine": self.state.engine}
             )
         if isinstance(verdict, Visitor):
@@ -173,9 +166,8 @@ class LiveServer:
                 verdict = Refusal(503, f"{protocol.MAX_CLIENTS} clients are connected already")
         if isinstance(verdict, Refusal):
             logger.info("a connection was refused: %d %s", verdict.status, verdict.message)
-            return _answer(verdict.status, {"error": verdict.message})
-        self._admitted[connection] = verdict
-        return None
+            return refusal(verdict.status, verdict.message)
+        return verdict
 
     # ---- sessions
 
@@ -217,21 +209,6 @@ class LiveServer:
 
 def _select_subprotocol(_: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
     return Subprotocol(doors.SUBPROTOCOL) if doors.SUBPROTOCOL in offered else None
-
-
-def _answer(status: int, body: dict[str, Any]) -> Response:
-    content = json.dumps(body).encode() + b"\n"
-    headers = Headers(
-        {
-            "Content-Type": "application/json",
-            "Content-Length": str(len(content)),
-            "Connection": "close",
-            "Cache-Control": "no-store",
-        }
-    )
-    if status == HTTPStatus.METHOD_NOT_ALLOWED:
-        headers["Allow"] = "GET"
-    return Response(status, HTTPStatus(status).phrase, headers, content)
 
 
 def listen(host: str, port: int | None, preferred: int) -> socket.socket:

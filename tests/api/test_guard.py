@@ -4,7 +4,7 @@ from random import Random
 import pytest
 from websockets.datastructures import Headers
 
-from api.guard import Guard, Refusal, Visitor, check_host, check_origin
+from api.guard import NOT_BUILT_PATHS, Guard, Refusal, Visitor, check_host, check_origin
 from engine.errors import TokenglassError
 
 PORT = 7317
@@ -131,11 +131,25 @@ def test_health_needs_no_token_but_the_right_host(guard: Guard) -> None:
 
 @pytest.mark.parametrize("method", ("POST", "HEAD", "OPTIONS", "DELETE", "CONNECT", "get"))
 def test_other_methods_get_405(guard: Guard, method: str) -> None:
-    assert status(guard, headers(), LIVE, method) == 405
+    for target in (LIVE, "/health"):
+        assert status(guard, headers(), target, method) == 405
+        assert status(guard, headers(token=False), target, method) == 401
 
 
 def test_other_paths_get_404(guard: Guard) -> None:
-    assert status(guard, headers(), "/v1/responses") == 404
+    for target in ("/", "/v1", "/v1/chat", "/v1/models/x", "/v1/responses/"):
+        for method in ("GET", "POST"):
+            assert status(guard, headers(), target, method) == 404
+
+
+@pytest.mark.parametrize("target", sorted(NOT_BUILT_PATHS))
+@pytest.mark.parametrize("method", ("GET", "POST"))
+def test_what_is_not_built_says_so_once_the_token_is_right(guard: Guard, target: str, method: str) -> None:
+    verdict = guard.check(method, f"{target}?x=1", headers())
+    assert isinstance(verdict, Refusal)
+    assert (verdict.status, target in verdict.message) == (501, True)
+    assert status(guard, headers(token=False), target, method) == 401
+    assert status(guard, headers(("Origin", "http://evil.test")), target, method) == 403
 
 
 def test_the_address_names_the_client(guard: Guard) -> None:

@@ -758,68 +758,6 @@ def test_a_large_reply_is_no_backlog(tmp_path: Path) -> None:
     run(test())
 
 
-# ---- the door, as seen from outside
-
-
-async def http(core: Core, request: str) -> tuple[int, str]:
-    port = int(core.url.split(":")[2].split("/")[0])
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(request.replace("PORT", str(port)).encode("latin-1"))
-    answer = (await reader.read()).decode()
-    writer.close()
-    await writer.wait_closed()
-    return int(answer.split(" ")[1]), answer
-
-
-UPGRADE = (
-    "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-    "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
-)
-BEARER = f"Authorization: Bearer {TOKEN}\r\n"
-HOST = "Host: 127.0.0.1:PORT\r\n"
-EVIL = "Host: evil.test:PORT\r\nOrigin: http://evil.test:PORT\r\n"
-
-
-@pytest.mark.parametrize(
-    ("request_", "status"),
-    (
-        (f"GET /v1/live HTTP/1.1\r\n{EVIL}{UPGRADE}{BEARER}\r\n", 421),
-        (f"GET /health HTTP/1.1\r\n{EVIL}\r\n", 421),
-        (f"GET /v1/live HTTP/1.1\r\n{UPGRADE}{BEARER}\r\n", 421),
-        (f"GET /v1/live HTTP/1.1\r\n{HOST}Origin: null\r\n{UPGRADE}{BEARER}\r\n", 403),
-        (f"GET /v1/live HTTP/1.1\r\n{HOST}{UPGRADE}\r\n", 401),
-        (f"GET /v1/live HTTP/1.1\r\n{HOST}{UPGRADE}Authorization: Bearer x\r\n\r\n", 401),
-        (f"GET /elsewhere HTTP/1.1\r\n{HOST}{UPGRADE}{BEARER}\r\n", 404),
-        (f"POST /v1/live HTTP/1.1\r\n{HOST}{BEARER}Content-Length: 0\r\n\r\n", 405),
-        (f"GET /v1/live HTTP/1.1\r\n{HOST}{BEARER}\r\n", 426),
-        (f"GET /v1/live HTTP/1.0\r\n{HOST}{UPGRADE}{BEARER}\r\n", 505),
-        (f"GET /health HTTP/1.1\r\n{HOST}\r\n", 200),
-        (f"GET /v1/live HTTP/1.1\r\n{HOST}{'X: y' * 3000}\r\n\r\n", 431),
-        (f"GET /{'x' * 9000} HTTP/1.1\r\n{HOST}\r\n", 414),
-    ),
-)
-def test_what_the_door_answers(tmp_path: Path, request_: str, status: int) -> None:
-    async def test() -> None:
-        async with app(tmp_path) as core:
-            got, answer = await http(core, request_)
-            assert got == status
-            assert TOKEN not in answer
-            assert "101" not in answer.splitlines()[0]
-
-    run(test())
-
-
-def test_health(tmp_path: Path) -> None:
-    async def test() -> None:
-        async with app(tmp_path) as core:
-            await eventually(lambda: core.supervisor.phase == "ready")
-            _, answer = await http(core, f"GET /health HTTP/1.1\r\n{HOST}\r\n")
-            body = json.loads(answer.split("\r\n\r\n")[1])
-            assert body == {"status": "ok", "version": core.version, "engine": "ready"}
-
-    run(test())
-
-
 def test_browsers_offer_the_token_as_a_subprotocol(tmp_path: Path) -> None:
     async def test() -> None:
         async with app(tmp_path, allow_origins=("http://localhost:3000",)) as core:

@@ -38,6 +38,20 @@ async def stuck_client(core):
     return raw
 
 
+async def post(core):
+    port = int(core.url.split(":")[2].split("/")[0])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = (
+        "POST /v1/responses HTTP/1.1\\r\\nHost: 127.0.0.1:%d\\r\\nContent-Length: 100000\\r\\n"
+        "Authorization: Bearer %s\\r\\n\\r\\n" % (port, TOKEN)
+    )
+    writer.write(head.encode() + b"x" * 100000)
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    return answer
+
+
 def flood(core, n):
     for _ in range(n):
         core.bus.publish(LogLine(level="info", message="x" * 500))
@@ -53,6 +67,8 @@ async def scenario(home):
             assert wire.text(generation) == finished["text"]
             await watcher.finished(generation)
             assert watcher.indices(generation) == list(range(200))
+
+            assert (await post(core)).startswith(b"HTTP/1.1 501 Not Implemented"), "a POST on this loop"
 
             second = await wire.generate()
             await wire.event("generation.delta", generation_id=second)
