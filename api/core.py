@@ -23,7 +23,7 @@ from api.library import Library
 from api.local import LocalClient
 from api.paths import Paths
 from api.recorder import Recorder
-from api.server import LiveServer, listen
+from api.server import LiveServer, allow_many_files, listen
 from api.service import Service
 from api.settings import SettingsStore
 from api.state import State
@@ -130,6 +130,7 @@ class Core:
         self.bus.add_fold(self._remember_model)
         first = await self._first_model()
         allowed = (*self.settings.current.allow_origins, *self.options.allow_origins)
+        allow_many_files()
         sock = listen(host, self.options.port, self.settings.current.port)
         stack.callback(sock.close)
         port = sock.getsockname()[1]

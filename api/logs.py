@@ -17,6 +17,11 @@ MAX_BYTES = 1_000_000
 OLD_FILES = 2
 """Beside the one written to, so three in all."""
 
+MIN_SECRET = 8
+"""Shorter ones stay: what would be blanked out is mostly not them."""
+REPEAT_S = 60.0
+_NO_ACCEPT = "socket.accept() out of system resource"
+
 _CREDENTIAL = re.compile(r"(?i)(\btoken=|\bbearer[ .])[A-Za-z0-9._~+/=-]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
@@ -30,7 +35,9 @@ class RedactingFormatter(logging.Formatter):
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         super().__init__("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
         self.converter = time.gmtime
-        self._secrets = sorted((secret for secret in secrets if secret), key=len, reverse=True)
+        self._secrets = sorted(
+            (secret for secret in secrets if len(secret) >= MIN_SECRET), key=len, reverse=True
+        )
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
@@ -39,6 +46,25 @@ class RedactingFormatter(logging.Formatter):
         text = _CREDENTIAL.sub(r"\1[redacted]", text)
         # continuation lines are indented, so that no message can look like a line of its own
         return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text).replace("\n", "\n    ")
+
+
+class _AcceptFilter(logging.Filter):
+    """Out of file descriptors, asyncio logs hundreds of tracebacks a second: one line a minute is enough."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._silent_until_t = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.ERROR or not record.getMessage().startswith(_NO_ACCEPT):
+            return True
+        now = time.monotonic()
+        if now < self._silent_until_t:
+            return False
+        self._silent_until_t = now + REPEAT_S
+        record.msg, record.args = f"{_NO_ACCEPT}: new clients wait until others leave", ()
+        record.exc_info = record.exc_text = None
+        return True
 
 
 class _QuietHandler(logging.Handler):
@@ -83,6 +109,7 @@ def configure(
         _ours.append(_StderrHandler(sys.stderr))
     for handler in _ours:
         handler.setFormatter(formatter)
+        handler.addFilter(_AcceptFilter())
         root.addHandler(handler)
     root.setLevel(level.upper())
     # At DEBUG it writes every frame, with prompts and tokens in it.

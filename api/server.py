@@ -37,6 +37,7 @@ SWEEP_S = 0.5
 GOODBYE_S = 0.5
 """How long clients may take to answer the close frame when the app quits."""
 PORT_TRIES = 20
+MAX_FILES = 4096
 
 
 class LiveServer:
@@ -209,6 +210,19 @@ class LiveServer:
 
 def _select_subprotocol(_: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
     return Subprotocol(doors.SUBPROTOCOL) if doors.SUBPROTOCOL in offered else None
+
+
+def allow_many_files() -> None:
+    """Raise the soft limit on open files: on some systems it is no more than the clients alone may need."""
+    try:
+        import resource
+    except ImportError:  # Windows, which has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def listen(host: str, port: int | None, preferred: int) -> socket.socket:

@@ -3,6 +3,7 @@ import json
 import os
 import socket
 import stat
+import sys
 import tomllib
 from pathlib import Path
 
@@ -258,3 +259,21 @@ def test_telemetry_comes_by_itself(tmp_path: Path) -> None:
             await asyncio.sleep(0)
 
     run(test())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+def test_as_many_files_may_be_open_as_clients_need(tmp_path: Path) -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    async def test() -> None:
+        async with app(tmp_path):
+            now, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            assert now >= (4096 if hard == resource.RLIM_INFINITY else min(hard, 4096))
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
+    try:
+        run(test())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -101,3 +101,29 @@ def test_full_disk_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
     logging.getLogger("api").info("lost")
     logs.close()
     assert capsys.readouterr().err == ""
+
+
+def test_a_short_secret_leaves_other_words_alone(tmp_path: Path) -> None:
+    file = tmp_path / "app.log"
+    logs.configure(file, secrets=["", "e", "token"], stderr=False)
+    logging.getLogger("api").warning("the token is here")
+    assert "the token is here" in file.read_text()
+
+
+@pytest.mark.parametrize("name", ("asyncio", "qasync._QEventLoop"))
+def test_running_out_of_files_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    file = tmp_path / "app.log"
+    logs.configure(file)
+    logger = logging.getLogger(name)
+    for _ in range(50):
+        try:
+            raise OSError(24, "Too many open files")
+        except OSError:
+            logger.exception("socket.accept() out of system resource\nsocket: <socket.socket fd=7>")
+    logger.error("something else")
+    for text in (file.read_text(), capsys.readouterr().err):
+        assert text.count("out of system resource") == 1
+        assert "Traceback" not in text
+        assert len(text.splitlines()) == 2
