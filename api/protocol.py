@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from engine.errors import ErrorInfo, TokenglassError
 from engine.types import Argument, ChatMessage, SamplingParams, Tool
@@ -21,8 +23,14 @@ MAX_UNANSWERED = 64
 MAX_CLIENTS = 256
 MAX_DEPTH = 64
 MAX_ID_CHARS = 1000
+MAX_VALUES = 50_000
+"""In one frame. Parsing holds up the whole app, and many small values take far longer than long texts."""
+
+_TEXT = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_PYDANTIC_PART = re.compile(r"\[key\]|(?:literal|list|dict|function-[a-z]+)\[.*\]", re.DOTALL)
 
 Id = Annotated[str, Field(min_length=1, max_length=200)]
+Title = Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)]
 CommandId = Any
 """Whatever JSON value the client chose; it comes back in the reply."""
 
@@ -129,14 +137,14 @@ class ConversationsGet(BaseCommand):
 
 class ConversationsCreate(BaseCommand):
     type: Literal["conversations.create"]
-    title: str = Field("", max_length=500)
+    title: Title = ""
     system: str | None = Field(None, max_length=100_000)
 
 
 class ConversationsRename(BaseCommand):
     type: Literal["conversations.rename"]
     conversation_id: Id
-    title: str = Field(min_length=1, max_length=500)
+    title: Annotated[Title, Field(min_length=1)]
 
 
 class ConversationsDelete(BaseCommand):
@@ -223,8 +231,10 @@ def decode(text: str) -> dict[str, Any]:
     """The object in a frame. Raises TokenglassError `invalid_json`.
 
     Stricter than JSON in what some parser down the line could take otherwise: no name twice in an
-    object, no NaN or infinity, no unpaired surrogates, nesting at most 64 deep.
+    object, no NaN or infinity, no unpaired surrogates, nesting at most 64 deep, at most 50,000 values.
     """
+    if text.count(",") >= MAX_VALUES and _TEXT.sub("", text).count(",") >= MAX_VALUES:
+        raise TokenglassError("invalid_json", f"more than {MAX_VALUES} values in one frame")
     try:
         data = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
         if "\\u" in text:
@@ -304,12 +314,27 @@ def parse_command(data: Mapping[str, Any]) -> Command:
 
 
 def _as_error(name: str, error: ValidationError) -> TokenglassError:
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    first = _first(error)
     if first["type"] == "union_tag_invalid":
         return TokenglassError("unknown_command", f"there is no command {name[:100]!r}", path="type")
-    place = [str(part) for part in first["loc"] if part != name]
-    path = ".".join(place) or None
-    message = first["msg"].removeprefix("Value error, ")
+    place = first["loc"]
+    return _argument_error(first, place[1:] if place[:1] == (name,) else place)
+
+
+def settings_error(error: ValidationError) -> TokenglassError:
+    """What is wrong with the first wrong field of `settings.set`."""
+    first = _first(error)
+    return _argument_error(first, ("settings", *first["loc"]))
+
+
+def _first(error: ValidationError) -> ErrorDetails:
+    return error.errors(include_url=False, include_context=False, include_input=False)[0]
+
+
+def _argument_error(details: ErrorDetails, place: tuple[int | str, ...]) -> TokenglassError:
+    parts = [str(part) for part in place]
+    path = ".".join(part for part in parts if not _PYDANTIC_PART.fullmatch(part)) or None
+    message = details["msg"].removeprefix("Value error, ")
     return TokenglassError("invalid_argument", f"{path}: {message}" if path else message, path=path)
 
 

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from api.guard import check_origin
 from api.paths import write_atomically
+from api.protocol import settings_error
 from engine.errors import TokenglassError
 from engine.types import Argument, SamplingParams
 
@@ -127,10 +128,7 @@ class SettingsStore:
             try:
                 settings = Settings.model_validate(data)
             except ValidationError as error:
-                first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-                path = ".".join(["settings", *map(str, first["loc"])])
-                message = first["msg"].removeprefix("Value error, ")
-                raise TokenglassError("invalid_argument", f"{path}: {message}", path=path) from None
+                raise settings_error(error) from None
             if settings != self.current:
                 self._write(settings)
                 self.current = settings

@@ -75,18 +75,36 @@ def test_generate_takes_exactly_one_source(source: dict[str, Any]) -> None:
         ("sampling", {"top_k": 2**53}, "sampling.top_k"),
         ("sampling", {"mirostat": 1}, "sampling.mirostat"),
         ("sampling", {"logit_bias": {"5": 1e9}}, "sampling.logit_bias.5"),
-        ("sampling", {"logit_bias": {"five": 1}}, "sampling.logit_bias.five.[key]"),
+        ("sampling", {"logit_bias": {"five": 1}}, "sampling.logit_bias.five"),
         ("stop", [""], "stop.0"),
         ("stop", ["x"] * 17, "stop"),
         ("logprobs", 21, "logprobs"),
         ("on_disconnect", "explode", "on_disconnect"),
         ("tools", [{"type": "function", "function": {"name": "bad name"}}], "tools.0.function.name"),
         ("unknown", 1, "unknown"),
+        ("generate", 1, "generate"),
     ),
 )
 def test_a_wrong_argument_is_named(argument: str, value: object, path: str) -> None:
     error = refused({"type": "generate", "messages": MESSAGES, argument: value})
     assert (error.code, error.path) == ("invalid_argument", path)
+
+
+def test_a_path_holds_nothing_but_the_contracts_names() -> None:
+    assert refused({"type": "subscribe", "generations": "x"}).path == "generations"
+    assert refused({"type": "subscribe", "generations": [5]}).path == "generations"
+
+
+def test_titles_are_stripped_and_not_blank() -> None:
+    rename = {"type": "conversations.rename", "conversation_id": "c"}
+    for title in ("", " ", "\n\t\u00a0"):
+        assert refused({**rename, "title": title}).path == "title"
+    renamed = protocol.parse_command({**rename, "title": " Lakes "})
+    assert isinstance(renamed, protocol.ConversationsRename)
+    assert renamed.title == "Lakes"
+    created = protocol.parse_command({"type": "conversations.create", "title": "  "})
+    assert isinstance(created, protocol.ConversationsCreate)
+    assert created.title == ""
 
 
 def test_null_is_an_argument_left_out() -> None:
@@ -164,6 +182,16 @@ def test_nesting_up_to_the_limit() -> None:
     inside = protocol.MAX_DEPTH - 1
     assert protocol.decode('{"a":' + "[" * inside + "]" * inside + "}")
     not_json('{"a":' + "[" * (inside + 1) + "]" * (inside + 1) + "}")
+
+
+@pytest.mark.parametrize("value", ("1", '""', "[]", "{}", '"\\\\"'))
+def test_a_frame_holds_a_limited_number_of_values(value: str) -> None:
+    assert "values" in not_json(f'{{"a":[{",".join([value] * (protocol.MAX_VALUES + 1))}]}}').message
+
+
+def test_commas_in_a_text_are_no_values() -> None:
+    text = 'a,"b\\,' * protocol.MAX_VALUES
+    assert protocol.decode(json.dumps({"prompt": text, "x": [1, 2]}))["prompt"] == text
 
 
 def test_surrogate_pairs_are_characters() -> None:
