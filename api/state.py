@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from engine.events import (
     ToolCallDelta,
     ToolCallDone,
 )
+from engine.timing import Marks
 from engine.types import ModelInfo, Timings, Token, ToolCall, Usage
 
 MAX_FINISHED = 10_000
@@ -48,40 +50,36 @@ class Generation:
     text: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
     tool_calls: list[ToolCall] = field(default_factory=list)
-    n_tokens: int = 0
-    first_t: float | None = None
-    last_t: float | None = None
+    token_times: array[float] = field(default_factory=lambda: array("d"))
+    """When each token was sampled."""
+
+    @property
+    def first_t(self) -> float | None:
+        return self.token_times[0] if self.token_times else None
+
+    @property
+    def last_t(self) -> float | None:
+        return self.token_times[-1] if self.token_times else None
 
     def add_tokens(self, tokens: list[Token]) -> None:
-        if not tokens:
-            return
-        self.n_tokens += len(tokens)
-        if self.first_t is None:
-            self.first_t = tokens[0]["t"]
-        self.last_t = tokens[-1]["t"]
+        self.token_times.extend(token["t"] for token in tokens)
 
     def usage(self) -> Usage:
         started = self.started
         return Usage(
             prompt_tokens=started.prompt_tokens if started else 0,
             cached_tokens=started.cached_tokens if started else 0,
-            completion_tokens=self.n_tokens,
+            completion_tokens=len(self.token_times),
         )
 
     def timings(self) -> Timings:
-        """As far as the events tell; the worker's own are finer."""
-        received = self.queued.t
-        started = self.started.t if self.started else None
-        first, last = self.first_t, self.last_t
-        values: dict[str, float] = {}
-        if started is not None:
-            values["queue_ms"] = (started - received) * 1e3
-        if first is not None and last is not None:
-            values["ttft_ms"] = (first - received) * 1e3
-            values["decode_ms"] = (last - first) * 1e3
-            if self.n_tokens > 1 and last > first:
-                values["tokens_per_second"] = (self.n_tokens - 1) / (last - first)
-        return Timings(**values)
+        """As far as the events tell, with the time to the first token as the prefill's."""
+        marks = Marks(self.queued.t)
+        marks.started = self.started.t if self.started else None
+        marks.computed = self.first_t
+        for t in self.token_times:
+            marks.token(t)
+        return marks.timings()
 
     def public(self) -> dict[str, Any]:
         """As it stands in a snapshot."""
@@ -97,7 +95,7 @@ class Generation:
             "text": "".join(self.text),
             "reasoning": "".join(self.reasoning),
             "tool_calls": [call.model_dump(mode="json") for call in self.tool_calls],
-            "completion_tokens": self.n_tokens,
+            "completion_tokens": len(self.token_times),
         }
         if self.started is not None:
             fields = {"prompt_tokens", "cached_tokens", "slot", "seed", "trimmed_messages"}
@@ -227,13 +225,13 @@ class State:
         self.engine, self.epoch, self.pid = "loading", event.epoch, event.pid
 
     def _engine_exited(self, event: EngineExited) -> None:
+        if event.epoch < self.epoch:
+            return  # of a worker that was replaced
         self.pid = self.model = self.loading = None
         if event.will_restart:
             self.engine = "restarting"
         elif not event.expected:
-            self.engine = "failed"
-            how = event.signal or f"exit code {event.exit_code}"
-            self.error = ErrorInfo(code="engine_failed", message=f"the engine ended too often ({how})")
+            self.engine, self.error = "failed", event.error
         elif self.engine != "failed":
             self.engine = "stopped"
 

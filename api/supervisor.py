@@ -288,7 +288,7 @@ class Supervisor:
         if self._load_error is not None:
             self._load_failed(epoch, info, self._load_error)
             return
-        how = "it hung" if self._hung else info.signal or f"exit code {info.exit_code}"
+        how = "it hung" if self._hung else _how(info)
         logger.warning("engine %d ended: %s", epoch, how)
         now = time.monotonic()
         self._deaths.append(now)
@@ -302,8 +302,8 @@ class Supervisor:
                 self._bus.publish(ModelFailed(model=self.config.model_id, error=error))
                 self._load_failed(epoch, info, error)
                 return
-        restart = len(self._deaths) <= MAX_DEATHS
-        self._publish_exit(epoch, info, expected=False, will_restart=restart)
+        failure = self._too_many_deaths(how)
+        self._publish_exit(epoch, info, expected=False, will_restart=failure is None, error=failure)
         lost = ErrorInfo(
             code="engine_lost", message=f"the engine ended ({how})", hint="it is started again; ask once more"
         )
@@ -311,19 +311,23 @@ class Supervisor:
             if active.started or active.sends >= MAX_SENDS:
                 self._finish(generation_id, "error", lost)
             active.sent = False
-        if restart:
+        if failure is None:
             attempt = len(self._deaths)
             delay_s = BACKOFF_S[min(attempt, len(BACKOFF_S)) - 1]
             self._bus.publish(EngineRestarting(attempt=attempt, delay_s=delay_s))
             self._bring_up("restarting", delay_s)
         else:
-            self._fail(
-                ErrorInfo(
-                    code="engine_failed",
-                    message=f"the engine ended {len(self._deaths)} times within a minute ({how})",
-                    hint="load a model to try again; the log has the details",
-                )
-            )
+            self._fail(failure)
+
+    def _too_many_deaths(self, how: str) -> ErrorInfo | None:
+        """Why the worker isn't started again; None where it is."""
+        if len(self._deaths) <= MAX_DEATHS:
+            return None
+        return ErrorInfo(
+            code="engine_failed",
+            message=f"the engine ended {len(self._deaths)} times within a minute ({how})",
+            hint="load a model to try again; the log has the details",
+        )
 
     def _load_failed(self, epoch: int, info: ExitInfo, error: ErrorInfo) -> None:
         """The model can't be loaded: go back to the one before, if there was one."""
@@ -345,7 +349,15 @@ class Supervisor:
         for generation_id in list(self._active):
             self._finish(generation_id, "error", error)
 
-    def _publish_exit(self, epoch: int, info: ExitInfo, *, expected: bool, will_restart: bool) -> None:
+    def _publish_exit(
+        self,
+        epoch: int,
+        info: ExitInfo,
+        *,
+        expected: bool,
+        will_restart: bool,
+        error: ErrorInfo | None = None,
+    ) -> None:
         self._bus.publish(
             EngineExited(
                 epoch=epoch,
@@ -354,6 +366,7 @@ class Supervisor:
                 signal=info.signal,
                 log_tail="" if expected and not info.exit_code else info.log_tail,
                 will_restart=will_restart,
+                error=error,
             )
         )
 
@@ -373,6 +386,12 @@ class Supervisor:
                 error=error,
             )
         )
+
+
+def _how(info: ExitInfo) -> str:
+    if info.signal is not None:
+        return info.signal
+    return "it could not be started" if info.exit_code is None else f"exit code {info.exit_code}"
 
 
 _QUITTING = ErrorInfo(code="shutting_down", message="the app is quitting")

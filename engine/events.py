@@ -144,6 +144,8 @@ class EngineExited(BaseEvent):
     """E.g. `SIGKILL`, where a signal ended it."""
     log_tail: str
     will_restart: bool
+    error: ErrorInfo | None = None
+    """Why the app gives up, where it does: neither expected nor to be restarted."""
 
 
 class EngineRestarting(BaseEvent):

@@ -72,10 +72,13 @@ def finished(generation_id: str = "g") -> GenerationFinished:
     )
 
 
-def exited(*, expected: bool, will_restart: bool) -> EngineExited:
+def exited(
+    *, expected: bool, will_restart: bool, epoch: int = 1, error: ErrorInfo | None = None
+) -> EngineExited:
     return EngineExited(
-        epoch=1, expected=expected, exit_code=-9, signal="SIGKILL", log_tail="", will_restart=will_restart
-    )
+        epoch=epoch, expected=expected, exit_code=-9, signal="SIGKILL", log_tail="", will_restart=will_restart,
+        error=error,
+    )  # fmt: skip
 
 
 def only(state: State) -> dict[str, Any]:
@@ -109,7 +112,13 @@ def test_a_generation_grows_with_its_events() -> None:
     generation = state.generations["g"]
     assert generation.usage() == Usage(prompt_tokens=7, cached_tokens=3, completion_tokens=3)
     assert generation.timings() == Timings(
-        queue_ms=500.0, ttft_ms=1000.0, decode_ms=1000.0, tokens_per_second=2.0
+        queue_ms=500.0,
+        prefill_ms=500.0,
+        ttft_ms=1000.0,
+        decode_ms=1000.0,
+        tokens_per_second=2.0,
+        itl_p50_ms=500.0,
+        itl_p99_ms=500.0,
     )
     bus.publish(finished())
     assert state.snapshot()["generations"] == []
@@ -181,11 +190,17 @@ def test_a_death_and_a_restart() -> None:
 
 def test_too_many_deaths() -> None:
     bus, state = make()
-    bus.publish(exited(expected=False, will_restart=False))
+    error = ErrorInfo(code="engine_failed", message="it ended often", hint="load another")
+    bus.publish(exited(expected=False, will_restart=False, error=error))
     engine = state.snapshot()["engine"]
-    assert engine["state"] == "failed"
-    assert engine["error"]["code"] == "engine_failed"
-    assert "SIGKILL" in engine["error"]["message"]
+    assert (engine["state"], engine["error"]) == ("failed", error.model_dump())
+
+
+def test_the_end_of_a_replaced_worker_changes_nothing() -> None:
+    bus, state = make()
+    bus.publish_all([EngineStarted(epoch=2, pid=43), ModelLoaded(model="m", info=INFO)])
+    bus.publish(exited(expected=True, will_restart=False, epoch=1))
+    assert (state.engine, state.pid, state.model) == ("ready", 43, INFO)
 
 
 def test_a_failed_load_stays_visible_after_the_worker_left() -> None:
