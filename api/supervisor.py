@@ -391,7 +391,7 @@ class Supervisor:
 def _how(info: ExitInfo) -> str:
     if info.signal is not None:
         return info.signal
-    return "it could not be started" if info.exit_code is None else f"exit code {info.exit_code}"
+    return f"exit code {info.exit_code}" if info.exit_code is not None else info.log_tail
 
 
 _QUITTING = ErrorInfo(code="shutting_down", message="the app is quitting")

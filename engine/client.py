@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import multiprocessing
 import queue
 import signal
@@ -23,6 +24,8 @@ from engine import entry, ipc
 from engine.commands import Shutdown, WorkerCommand
 from engine.events import Event
 from engine.types import WorkerConfig
+
+logger = logging.getLogger(__name__)
 
 LOG_TAIL_BYTES = 8192
 
@@ -107,8 +110,13 @@ class EngineClient:
         info = ExitInfo(None, None, "")
         try:
             info = self._serve()
-        except OSError as error:
-            info = ExitInfo(None, None, f"the worker process could not be started: {error}")
+        except Exception as error:
+            what = "could not be started" if self._process is None else "could not be read"
+            logger.warning("worker %d %s", self.epoch, what, exc_info=True)
+            self.kill()
+            if self._process is not None:
+                self._process.join()
+            info = ExitInfo(None, None, f"the worker process {what}: {error}")
         finally:
             self._outbox.put(None)
             self._exit = info

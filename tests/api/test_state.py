@@ -76,8 +76,8 @@ def exited(
     *, expected: bool, will_restart: bool, epoch: int = 1, error: ErrorInfo | None = None
 ) -> EngineExited:
     return EngineExited(
-        epoch=epoch, expected=expected, exit_code=-9, signal="SIGKILL", log_tail="", will_restart=will_restart,
-        error=error,
+        epoch=epoch, expected=expected, exit_code=-9, signal="SIGKILL", log_tail="",
+        will_restart=will_restart, error=error,
     )  # fmt: skip
 
 

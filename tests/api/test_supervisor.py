@@ -9,7 +9,7 @@ import pytest
 from api import supervisor as module
 from api import watchdog
 from api.core import Core
-from tests.api.harness import HI, CommandError, Wire, app, client, eventually, run
+from tests.api.harness import HI, CommandError, Frame, Wire, app, client, eventually, run
 
 SLOW = "fake:tokens=200,delay_ms=10"
 
@@ -80,6 +80,7 @@ def test_too_many_deaths_fail_until_a_model_is_loaded(
     async def test() -> None:
         async with app(tmp_path, "fake:tokens=5,abort_after=3,delay_ms=50") as core, client(core) as wire:
             await wire.command("subscribe", events=["engine.*", "model.*"])
+            exited: Frame = {}
             for death in range(1, 5):
                 generation = await wire.generate()
                 assert (await wire.finished(generation))["error"]["code"] == "engine_lost"

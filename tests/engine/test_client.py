@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import psutil
 import pytest
 
+from engine import entry, ipc
 from engine.client import EngineClient, ExitInfo
 from engine.commands import Cancel, Generate
 from engine.events import (
@@ -277,5 +278,36 @@ def test_the_worker_gets_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         arguments = " ".join(psutil.Process(worker.client.pid).cmdline())
         assert "token" not in arguments.lower().replace("tokenglass", "")
         await worker.client.stop()
+
+    run(scenario())
+
+
+def test_a_worker_that_cannot_be_spawned_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entry, "run_worker", lambda: None)  # what can't be pickled can't be spawned
+
+    async def scenario() -> None:
+        worker = Recorder(tmp_path, "fake:")
+        await worker.started()
+        assert worker.exit is not None
+        assert worker.exit.exit_code is None
+        assert "could not be started: " in worker.exit.log_tail
+        await worker.client.stop()
+
+    run(scenario())
+
+
+def test_a_worker_that_cannot_be_understood_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def garbled(_: object) -> list[Event]:
+        raise ValueError("not an event")
+
+    monkeypatch.setattr(ipc, "receive_events", garbled)
+
+    async def scenario() -> None:
+        worker = Recorder(tmp_path, "fake:")
+        await worker.started()
+        assert worker.exit is not None
+        assert "could not be read: not an event" in worker.exit.log_tail
+        assert worker.client.pid is not None
+        assert not psutil.pid_exists(worker.client.pid)
 
     run(scenario())
