@@ -77,7 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     chat.add_argument(
         "prompt", nargs="?", metavar="PROMPT", help="without one, chat goes on until you leave it"
     )
-    chat.add_argument("--model", metavar="ID|FILE", default=argparse.SUPPRESS, help="for an app started here")
+    _model_option(chat, "for an app started here")
     chat.add_argument("--system", metavar="TEXT", help="system prompt")
     chat.add_argument("--max-tokens", type=_whole(1), metavar="N")
     chat.add_argument("--temperature", type=float, metavar="T")
@@ -102,7 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", parents=[common], help="what the app costs beside the bare engine")
     bench.add_argument("--json", action="store_true")
-    bench.add_argument("--model", metavar="ID|FILE", default=argparse.SUPPRESS)
+    _model_option(bench)
     bench.add_argument("--pairs", type=_whole(1, 1000), default=15, metavar="N", help="of runs; default 15")
     bench.add_argument("--tokens", type=_whole(2), default=128, metavar="N", help="of a run; default 128")
     bench.add_argument(
@@ -112,7 +112,7 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--threads", type=_whole(1, 1024), metavar="N", default=argparse.SUPPRESS)
 
     selftest = commands.add_parser("selftest", parents=[common], help="check that everything works here")
-    selftest.add_argument("--model", metavar="ID|FILE", default=argparse.SUPPRESS)
+    _model_option(selftest)
 
     commands.add_parser("diagnostics", parents=[common], help="a text for a bug report")
     return parser
@@ -131,6 +131,12 @@ def _home_option(default: object, parser: argparse.ArgumentParser | None = None)
     return parser
 
 
+def _model_option(
+    parser: argparse._ActionsContainer, text: str | None = None, default: object = argparse.SUPPRESS
+) -> None:
+    parser.add_argument("--model", type=_named, metavar="ID|FILE", default=default, help=text)
+
+
 def _app_options(parser: argparse.ArgumentParser, default: object = None) -> None:
     group = parser.add_argument_group("options of the app")
     group.add_argument("--host", metavar="ADDRESS", default=default, help="loopback address to listen on")
@@ -141,9 +147,7 @@ def _app_options(parser: argparse.ArgumentParser, default: object = None) -> Non
         default=default,
         help="0 = any free one; default: 7317, or the next free one",
     )
-    group.add_argument(
-        "--model", metavar="ID|FILE", default=default, help="default: the one used last, else starter"
-    )
+    _model_option(group, "default: the one used last, else starter", default)
     group.add_argument("--token", metavar="T", default=default, help="for tests (also TOKENGLASS_TOKEN)")
     group.add_argument(
         "--allow-origin",
@@ -220,6 +224,12 @@ def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
         return value
 
     return read
+
+
+def _named(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the name is empty")
+    return text
 
 
 def _gpu_layers(text: str) -> int:

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from api import protocol
@@ -207,6 +208,8 @@ class Service:
         return Outcome({"model": entry["id"], "state": self.supervisor.phase})
 
     async def _models_add(self, command: protocol.ModelsAdd) -> Outcome:
+        if not Path(command.path).is_absolute():
+            raise TokenglassError("invalid_argument", "path: must be absolute", path="path")
         return Outcome({"model": await self.library.add(command.path)})
 
     # ---- conversations
@@ -227,9 +230,16 @@ class Service:
         return self._changed("conversation.updated", conversation)
 
     async def _conversations_delete(self, command: protocol.ConversationsDelete) -> Outcome:
-        await self.history.delete(command.conversation_id)
-        event = ConversationDeleted(conversation_id=command.conversation_id)
-        return Outcome({}, lambda: self._publish(event))
+        conversation_id = command.conversation_id
+        await self.history.delete(conversation_id)
+
+        def tell() -> None:
+            self._publish(ConversationDeleted(conversation_id=conversation_id))
+            for generation_id, generation in tuple(self.state.generations.items()):
+                if generation.queued.conversation_id == conversation_id:
+                    self.supervisor.cancel(generation_id)
+
+        return Outcome({}, tell)
 
     async def _conversations_restore(self, command: protocol.ConversationsRestore) -> Outcome:
         conversation = await self.history.restore(command.conversation_id)

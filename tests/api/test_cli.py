@@ -106,6 +106,12 @@ def test_wrong_usage_is_exit_code_2(arguments: str, capsys: pytest.CaptureFixtur
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize("command", ([], ["serve"], ["chat"], ["bench"], ["selftest"]))
+def test_an_empty_model_name_is_wrong_usage(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*command, "--model", " "]) == 2
+    assert "argument --model: the name is empty" in capsys.readouterr().err
+
+
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"tokenglass {VERSION}\n"

@@ -111,6 +111,25 @@ def test_another_variant(tmp_path: Path) -> None:
     run(test())
 
 
+def test_a_deleted_conversation_is_not_written_on(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with app(tmp_path, "fake:tokens=2000,delay_ms=5") as core, client(core) as wire:
+            other = await wire.generate()
+            created = (await wire.command("conversations.create", title="Rivers"))["conversation"]
+            where = {"conversation_id": created["id"]}
+            told = await wire.command("generate", **where, content="hi")
+            await wire.event("generation.delta", generation_id=told["generation_id"])
+            await wire.command("conversations.delete", **where)
+            finished = await wire.finished(told["generation_id"])
+            assert finished["finish_reason"] == "cancelled"
+            assert core.supervisor.knows(other)
+            await wire.command("conversations.restore", **where)
+            (_, answer) = (await wire.command("conversations.get", **where))["messages"]
+            assert (answer["status"], answer["content"]) == ("cancelled", finished["text"])
+
+    run(test())
+
+
 def test_conversations_are_renamed_deleted_and_found(tmp_path: Path) -> None:
     async def test() -> None:
         async with app(tmp_path, ECHO) as core, client(core) as wire:
@@ -223,6 +242,9 @@ def test_adding_a_bad_file(tmp_path: Path) -> None:
         async with app(tmp_path / "home", ECHO) as core, client(core) as wire:
             with pytest.raises(CommandError, match="model_damaged"):
                 await wire.command("models.add", path=str(bad))
+            with pytest.raises(CommandError, match="invalid_argument") as caught:
+                await wire.command("models.add", path=bad.name)
+            assert caught.value.error["path"] == "path"
             with pytest.raises(CommandError, match="not_found"):
                 await wire.command("models.load", model=str(bad))
 
