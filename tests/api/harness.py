@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from api.core import Core, Options
+from engine.events import LogLine
 
 TOKEN = "test-token-0123456789"
 HI = [{"role": "user", "content": "hi"}]
+SLOW = "fake:tokens=400,delay_ms=5"
 LIMIT_S = 60.0
 
 Frame = dict[str, Any]
@@ -163,3 +166,15 @@ async def eventually(condition: Callable[[], bool], limit_s: float = 10.0) -> No
     async with asyncio.timeout(limit_s):
         while not condition():  # noqa: ASYNC110 - any condition, not only ours
             await asyncio.sleep(0.01)
+
+
+def flood(core: Core, n: int) -> None:
+    """Publish `n` events of about 500 bytes."""
+    for _ in range(n):
+        core.bus.publish(LogLine(level="info", message="x" * 500))
+
+
+def rises(frames: list[Frame]) -> bool:
+    """Whether each frame's `seq` is above the one's before."""
+    seqs = [frame["seq"] for frame in frames]
+    return all(a < b for a, b in pairwise(seqs))

@@ -11,6 +11,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from api import protocol
 from api.core import Core
 from tests.api.harness import TOKEN, app, client, eventually, run
 
@@ -182,5 +183,46 @@ def test_a_token_is_not_held_back_by_the_kernel(tmp_path: Path) -> None:
             (connection,) = core._server._open
             sock = connection.transport.get_extra_info("socket")
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+
+    run(test())
+
+
+def test_browsers_offer_the_token_as_a_subprotocol(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with app(tmp_path, allow_origins=("http://localhost:3000",)) as core:
+            for protocols, agreed in (
+                (["tokenglass.v1", f"bearer.{TOKEN}"], "tokenglass.v1"),
+                ([f"bearer.{TOKEN}"], None),
+            ):
+                async with connect(
+                    core.url, subprotocols=protocols, origin="http://localhost:3000", proxy=None  # type: ignore[arg-type]  # plain strings
+                ) as connection:  # fmt: skip
+                    assert connection.subprotocol == agreed
+                    assert json.loads(await connection.recv())["type"] == "hello"
+            async with connect(f"{core.url}?token={TOKEN}", proxy=None) as connection:
+                assert json.loads(await connection.recv())["type"] == "hello"
+            with pytest.raises(InvalidStatus) as caught:
+                await connect(f"{core.url}?token={TOKEN}", origin="http://evil.test", proxy=None)  # type: ignore[arg-type]  # a plain string
+            assert caught.value.response.status_code == 403
+
+    run(test())
+
+
+def test_the_number_of_clients_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "MAX_CLIENTS", 3)
+
+    async def test() -> None:
+        async with app(tmp_path) as core:
+            wires = [await connect(f"{core.url}?token={TOKEN}", proxy=None) for _ in range(3)]
+            with pytest.raises(InvalidStatus) as caught:
+                await connect(f"{core.url}?token={TOKEN}", proxy=None)
+            assert caught.value.response.status_code == 503
+            with pytest.raises(InvalidStatus) as caught:
+                await connect(core.url, proxy=None)
+            assert caught.value.response.status_code == 401
+            await wires.pop().close()
+            wires.append(await connect(f"{core.url}?token={TOKEN}", proxy=None))
+            for wire in wires:
+                await wire.close()
 
     run(test())
