@@ -8,7 +8,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from engine.events import ClientConnected, ClientDisconnected, Event
 from engine.types import Origin
@@ -17,7 +16,6 @@ REMEMBER_S = 600.0
 """How long an identity (`?client=KEY`) is kept after its last connection."""
 MAX_REMEMBERED = 1024
 MAX_OWN = 4096
-MAX_KEY = 200
 MAX_NAME = 80
 
 
@@ -43,10 +41,6 @@ class Client:
         if len(self._own_order) > MAX_OWN:
             self.own.discard(self._own_order.popleft())
 
-    def public(self) -> dict[str, Any]:
-        """As it stands in a snapshot."""
-        return {"client_id": self.client_id, "name": self.name, "origin": self.origin}
-
 
 class Clients:
     """The registry of all clients. Loop thread only."""
@@ -56,7 +50,6 @@ class Clients:
     ) -> None:
         self._publish = publish
         self._clock = clock
-        self._connected: dict[str, Client] = {}
         self._by_key: dict[str, Client] = {}
 
     def connect(self, name: str, origin: Origin, key: str | None = None) -> Client:
@@ -72,7 +65,6 @@ class Clients:
             client.name = name
         client.connections += 1
         if client.connections == 1:
-            self._connected[client.client_id] = client
             self._publish(ClientConnected(client_id=client.client_id, name=client.name, origin=client.origin))
         return client
 
@@ -82,11 +74,7 @@ class Clients:
         if client.connections > 0:
             return
         client.left_t = self._clock()
-        del self._connected[client.client_id]
         self._publish(ClientDisconnected(client_id=client.client_id, name=client.name, reason=reason))
-
-    def connected(self) -> list[Client]:
-        return list(self._connected.values())
 
     def _forget(self) -> None:
         now = self._clock()

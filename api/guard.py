@@ -28,6 +28,7 @@ NOT_BUILT_PATHS = frozenset(
 )
 """Paths of the contract that answer 501, whatever the method."""
 MAX_QUERY_FIELDS = 16
+MAX_KEY_CHARS = 200
 
 _BEARER = re.compile(r"(?i:bearer) +(\S+) *")
 _ORIGIN = re.compile(r"(?!file:)[a-z][a-z0-9+.-]*://[a-z0-9.\[\]:_-]+")
@@ -85,8 +86,8 @@ class Guard:
         if method != "GET":
             return Refusal(405, "only GET")
         key = query.get("client") or None
-        if key is not None and len(key) > 200:
-            return Refusal(400, "client: at most 200 characters")
+        if key is not None and len(key) > MAX_KEY_CHARS:
+            return Refusal(400, f"client: at most {MAX_KEY_CHARS} characters")
         return Visitor(LIVE_PATH, key, query.get("name", ""))
 
     def _knows_token(self, headers: Headers, query: dict[str, str]) -> bool:

@@ -19,9 +19,9 @@ def make() -> tuple[Clients, list[Event], Clock]:
 def test_coming_and_going_is_published() -> None:
     clients, events, _ = make()
     client = clients.connect("script", "live")
-    assert clients.connected() == [client]
+    assert client.connections == 1
     clients.disconnect(client, "lost")
-    assert clients.connected() == []
+    assert client.connections == 0
     came, went = events
     assert isinstance(came, ClientConnected)
     assert isinstance(went, ClientDisconnected)
