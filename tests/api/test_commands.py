@@ -268,6 +268,7 @@ def test_chat_uses_the_running_app(tmp_path: Path) -> None:
 
 def test_chat_never_takes_another_models_answer_for_the_wanted_ones(tmp_path: Path) -> None:
     with serving(tmp_path, "fake:echo=1"):
+        assert run(tmp_path, "chat", "hi").returncode == 0  # its model is loaded from here on
         done = run(tmp_path, "chat", "--model", "starter", "hi")
         assert done.returncode == 1
         assert done.stdout == b""

@@ -202,7 +202,8 @@ def test_cancel_and_ping_pass_a_crowd_of_commands(tmp_path: Path, monkeypatch: p
             await wire.command("cancel", generation_id=generation)
             assert (await wire.finished(generation))["finish_reason"] == "cancelled"
             assert time.monotonic() - asked_t < 5
-            await wire.command("subscribe", events=["log"])
+            with pytest.raises(CommandError, match="busy"):
+                await wire.command("subscribe", events=["log"])
             blocked.set()
             for command_id in crowd:
                 assert (await wire.reply(command_id))["ok"]
