@@ -58,19 +58,10 @@ class Telemetry:
                 pid = self._worker_pid()
                 if worker is None or worker.pid != pid:
                     worker = _Process(pid) if pid is not None else None
-                memory = psutil.virtual_memory()
-                app_cpu, app_rss = app.sample()
-                worker_cpu, worker_rss = worker.sample() if worker is not None else (0.0, 0)
-                event = SystemMetrics(
-                    cpu_percent=psutil.cpu_percent(),
-                    app_cpu_percent=app_cpu,
-                    worker_cpu_percent=worker_cpu,
-                    ram_used=memory.total - memory.available,
-                    ram_total=memory.total,
-                    app_rss=app_rss,
-                    worker_rss=worker_rss,
-                    gpus=gpus.sample(),
-                )
+                try:
+                    event = _sample(app, worker, gpus)
+                except OSError:  # out of file descriptors, for as long as too many clients are there
+                    continue
                 if self._delivered.is_set() and not self._stopping.is_set():  # a busy loop gets no backlog
                     self._delivered.clear()
                     with contextlib.suppress(RuntimeError):  # the loop is closed
@@ -80,6 +71,22 @@ class Telemetry:
         self._delivered.set()
         if not self._stopping.is_set():
             self._publish(event)
+
+
+def _sample(app: _Process, worker: _Process | None, gpus: _Gpus) -> SystemMetrics:
+    memory = psutil.virtual_memory()
+    app_cpu, app_rss = app.sample()
+    worker_cpu, worker_rss = worker.sample() if worker is not None else (0.0, 0)
+    return SystemMetrics(
+        cpu_percent=psutil.cpu_percent(),
+        app_cpu_percent=app_cpu,
+        worker_cpu_percent=worker_cpu,
+        ram_used=memory.total - memory.available,
+        ram_total=memory.total,
+        app_rss=app_rss,
+        worker_rss=worker_rss,
+        gpus=gpus.sample(),
+    )
 
 
 def read_gpus() -> list[GpuMetrics]:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from api.telemetry import Telemetry, read_gpus
@@ -76,6 +77,18 @@ def test_a_worker_that_ends_counts_nothing() -> None:
 
 def test_without_a_worker() -> None:
     assert all(event.worker_rss == 0 for event in collect(lambda: None, a_few))
+
+
+def test_it_goes_on_after_running_out_of_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = psutil.virtual_memory, iter(range(1000))
+
+    def scarce() -> object:
+        if next(calls) < 2:
+            raise OSError(24, "Too many open files")
+        return real()
+
+    monkeypatch.setattr(psutil, "virtual_memory", scarce)
+    assert collect(lambda: None, a_few)
 
 
 def test_a_busy_loop_gets_no_backlog() -> None:
