@@ -31,6 +31,7 @@ from engine.events import (
     GenerationStarted,
     ModelFailed,
     ModelLoaded,
+    ModelLoading,
     ModelUnloaded,
     StepMetrics,
 )
@@ -191,6 +192,8 @@ class Supervisor:
             self._bus.publish(ModelUnloaded(model=self._state.model.id))
         self.config = config
         self._failure = None
+        # at once, and not only with the worker's first word: everybody may know what is coming
+        self._bus.publish(ModelLoading(model=config.model_id, progress=0.0))
         self._bring_up("loading")
 
     def _bring_up(self, phase: Phase, delay_s: float = 0.0) -> None:

@@ -154,8 +154,8 @@ class Controller(QObject):
                 banner.show_notice(event.message, level="error" if event.level == "error" else "warn")
 
     def _engine_ended(self, event: EngineExited) -> None:
-        how = event.signal or f"exit code {event.exit_code}"
         if event.will_restart:
+            how = event.signal or f"exit code {event.exit_code}"
             self._restarting = True
             self.window.banner.show_notice(
                 f"The engine ended unexpectedly ({how}) and is restarting", "Your chats are kept"
@@ -163,7 +163,7 @@ class Controller(QObject):
             return
         self._restarting = False
         self.window.banner.show_notice(
-            f"The engine ended too often ({how}) and is not restarted",
+            event.error.message if event.error else "The engine ended and is not restarted",
             "The log has the details",
             level="error",
             action=("Restart engine", self.restart_engine),

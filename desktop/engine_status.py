@@ -95,9 +95,8 @@ class EngineStatus:
         if event.will_restart:
             self.state = "restarting"
         elif not event.expected:
-            how = event.signal or f"exit code {event.exit_code}"
             self.state = "failed"
-            self.error = ErrorInfo(code="engine_failed", message=f"The engine ended too often ({how})")
+            self.error = event.error
         elif self.state != "failed":
             self.state = "stopped"
 
