@@ -73,4 +73,7 @@ class Tokenizer:
 
 
 if __name__ == "__main__":
-    train()
+    if MODEL.exists():
+        print(f"{MODEL.name} is there already; delete it to train another")
+    else:
+        train()

@@ -1,4 +1,4 @@
-"""Trains the starter: `python train.py --minutes 65` or `--steps N`; goes on from run/last.pt if there."""
+"""Trains the starter: `python train.py --minutes 82` or `--steps N`; goes on from run/last.pt if there."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import torch
+from corpus import dialogue
 from data import batch
 from model import Config, Llama
 from muon import Muon
@@ -32,16 +33,16 @@ def rate(progress: float, step: int, warmup: int) -> float:
 
 def main() -> None:
     p = argparse.ArgumentParser()
-    p.add_argument("--minutes", type=float, default=65.0, help="wall-clock budget of training")
+    p.add_argument("--minutes", type=float, default=82.0, help="wall-clock budget of training")
     p.add_argument("--steps", type=int, default=0, help="fixed number of steps instead of a budget")
     p.add_argument("--tokens", type=int, default=4096, help="places in a batch")
-    p.add_argument("--lr", type=float, default=0.02, help="of the layers' matrices (Muon)")
-    p.add_argument("--lr-rest", type=float, default=2e-3, help="of the embedding and the norms (AdamW)")
+    p.add_argument("--lr", type=float, default=0.01, help="of the layers' matrices (Muon)")
+    p.add_argument("--lr-rest", type=float, default=1.2e-3, help="of the embedding and the norms (AdamW)")
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--layers", type=int, default=4)
     p.add_argument("--ff", type=int, default=640)
     p.add_argument("--seed", type=int, default=SEED)
-    p.add_argument("--init", default="", help="checkpoint to start a further stage from")
+    p.add_argument("--init", default="", help="checkpoint to start the second stage from")
     p.add_argument("--name", default="last")
     a = p.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -64,9 +65,10 @@ def main() -> None:
         adam.load_state_dict(state["adam"])
         step, spent, seen = state["step"], state["spent"], state["seen"]
     elif a.init:
+        dialogue.tune()
         net.load_state_dict(torch.load(a.init, map_location=device)["net"])
     print(f"{sum(q.numel() for q in net.parameters())} parameters, {device}, step {step}", flush=True)
-    log = LOG.open("a", newline="")
+    log = LOG.open("a" if step or a.init else "w", newline="")
     writer = csv.writer(log, lineterminator="\n")
     if LOG.stat().st_size == 0:
         writer.writerow(["stage", "step", "minutes", "tokens", "loss", "lr_factor"])
@@ -81,7 +83,7 @@ def main() -> None:
             for g in opt.param_groups:
                 g["lr"] = base * factor
         muon.param_groups[0]["momentum"] = min(0.95, 0.85 + 0.1 * step / 200)
-        x, y, w = (t.to(device) for t in batch(tok, a.seed, step, a.tokens))
+        x, y, w = (t.to(device) for t in batch(tok, a.seed, step, a.tokens, progress))
         hidden = net.hidden(x)
         keep = w > 0
         logits = functional.linear(hidden[keep], net.embed.weight)

@@ -22,6 +22,7 @@ why:
 improve:
 - Type: tokenglass serve --port 7317
 ? how [do|can] i [run|start|use] [tokenglass|it|the server|the app] without [a window|a display|a gui|the window|a screen]
+? [run it on a machine without a monitor|does it work without a monitor|i have no screen|use it over ssh|can it run on a server without display|start it without the gui|only the server please, no window]
 ? [is there a headless mode|headless|run it on a server|can i run it headless|start the server|how do i start the server|run as a server|no display, what now]
 = chatcmd *3
 n: tokenglass chat | the chat command | `tokenglass chat` | the command chat
@@ -34,6 +35,7 @@ why:
 improve:
 - Type: tokenglass chat "What is TTFT?"
 ? how [do|can] i chat [in the terminal|from the terminal|on the command line|in a shell|without the window]
+? [talk to it in the shell|how do i talk to the model in a terminal|which command chats in the shell|command for chatting|ask a question in the shell|can i talk to it without the window]
 ? [is there a terminal chat|chat in terminal|can i use it in the terminal|ask a question from the command line|can i chat from the command line]
 = watch *3
 n: tokenglass watch | the watch command | `tokenglass watch` | the command watch
@@ -46,6 +48,7 @@ why:
 improve:
 - Start the app, then type in another terminal: tokenglass watch
 ? how [do|can] i [follow|watch|monitor|see] [generations|all generations|the tokens|the metrics|the stream] in the terminal
+? [which command shows all generations|see everything that is generated|how do i see all tokens in a terminal|follow all generations on the command line|show me live what is generated, in the shell]
 ? [monitor in terminal|which command follows the metrics|how to watch the metrics]
 = models *3
 n: tokenglass models | the models command | `tokenglass models` | the command models | the model library
@@ -78,6 +81,7 @@ short:
 improve:
 - Type: tokenglass selftest
 ? how [do|can] i [check|test|verify] [that tokenglass works|the installation|if everything works|my installation]
+? [how do i know that it works|is everything ok with my setup|how can i be sure that it is installed right|is there a quick check|test my setup|does my install work]
 ? [is my installation ok|does everything work|check the installation]
 = allcommands *3
 ? [what|which] commands [are there|does tokenglass have|exist|can i use|are available]

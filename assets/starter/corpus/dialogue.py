@@ -9,6 +9,7 @@ import random
 from corpus import (
     code,
     commands,
+    echo,
     formats,
     more,
     numbers,
@@ -29,6 +30,7 @@ ASK: dict[str, list[str]] = {
         "i [want|would like|need] to know what $N is", "how would you explain $N?", "describe $N", "what do people mean by $N", "what should i know about $N", "$N meaning", "$N explained", "$N, what is that?", "i see $N, what is it?", "what does it mean when it says $N", "can you describe $N", "what is this $N",
         "i read about $N, what is it", "help me understand $N", "[who|what] or what is $N", "what kind of thing is $N", "what is $N in tokenglass", "what is $N in a language model", "what does $N tell me", "what does $N stand for", "how does $N work", "in simple words, what is $N", "what does $N show", "the window shows $N, what does that mean",
         "and what is $N", "what about $N", "i heard of $N, what does it mean", "what is $N used for", "why is there $N", "explain to me what $N is", "what is the purpose of $N", "briefly, what is $N", "define $N in one sentence", "so $N means what", "what's the point of $N", "wondering what $N is", "could you define $N",
+        "[give me|i want|can i have|could you give me|please give me] [a quick|an|a short|a brief] [intro|introduction|overview|explanation|summary] [to|of] $N", "what is the idea behind $N", "introduce $N", "what does $N [refer to|describe|measure|control]", "[what|which] role does $N play", "what's $N [about|all about|good for]", "$N - what is it?", "$N, please explain", "what do i need to know about $N",
     ],
     "good": [
         "what is a good $N", "what is a good value for $N", "what is a normal $N", "which $N is good", "what value should $N have", "[recommended|typical|usual|good|best|sensible] [value for|] $N", "how high should $N be", "what $N do you recommend", "is there a good value for $N?", "what should i set $N to", "what $N should i use", "good $N?",
@@ -91,12 +93,54 @@ TOPICS: list[Topic] = SMALL + KNOW
 ASPECT_WEIGHT = {"what": 6.0, "plain": 6.0, "good": 2.0, "improve": 2.0, "where": 1.2, "why": 1.2, "simple": 1.0, "up": 2.0, "short": 0.8}
 
 
+HOWTO = [
+    "how do i ", "how can i ", "how to ", "i want to ", "i would like to ", "i'd like to ", "is it possible to ", "can i ", "show me how to ", "tell me how to ", "what is the way to ", "help me ", "how does one ", "how would i ", "how could i ",
+    "please explain how to ", "i need to ", "what do i have to do to ", "how am i supposed to ", "is there a way to ", "i don't know how to ", "what's the best way to ", "could you tell me how to ", "what must i do to ", "steps to ", "how should i ", "i am trying to ", "any way to ", "do you know how to ", "is there a button to ",
+]
+CAN = ["can i ", "is it possible to ", "could i ", "am i able to ", "is there a way to ", "may i ", "would i be able to ", "do you know if i can ", "tell me if i can "]
+SAME = {
+    "answer": ["reply", "response", "output", "text"], "answers": ["replies", "responses", "outputs"], "window": ["app", "gui", "screen", "program"], "change": ["switch", "modify", "alter", "adjust"], "stop": ["halt", "abort", "end", "kill"],
+    "conversation": ["chat", "thread", "discussion"], "conversations": ["chats", "threads", "discussions"], "chat": ["conversation"], "fast": ["quick", "speedy"], "faster": ["quicker", "more quickly"], "big": ["large", "huge"], "bigger": ["larger", "stronger", "more powerful", "smarter"],
+    "delete": ["remove", "erase"], "saved": ["kept", "stored"], "see": ["view", "look at", "check"], "load": ["open", "use", "run"], "script": ["program", "python script", "code"], "computer": ["machine", "pc", "laptop"], "machine": ["computer", "pc", "laptop"],
+    "show": ["display", "tell", "say"], "shown": ["displayed", "written"], "mean": ["stand for", "tell me", "say"], "plots": ["graphs", "charts", "curves", "diagrams"], "plot": ["graph", "chart", "curve"], "message": ["prompt", "question", "text"], "messages": ["prompts", "texts", "chats"],
+    "address": ["url", "link", "endpoint"], "connect": ["hook up", "attach", "get in"], "start": ["launch", "begin", "run"], "private": ["secret", "confidential"], "find": ["see", "get", "locate"], "setting": ["option", "parameter", "knob"], "good": ["sensible", "decent", "reasonable", "fine"],
+    "explain": ["describe", "clarify"], "tell": ["show", "explain to"], "important": ["relevant", "interesting"], "difference": ["distinction"], "crashes": ["dies", "breaks"], "terminal": ["shell", "console", "command line"], "slow": ["sluggish", "laggy"], "file": ["document"], "model": ["llm", "ai", "language model"],
+    "number": ["figure", "value"], "numbers": ["figures", "values"], "happens": ["goes on", "is the result"], "like": ["love", "enjoy"], "funny": ["amusing", "silly"], "joke": ["joke", "pun"], "friend": ["buddy", "pal"], "need": ["require", "want"], "use": ["try", "work with", "employ"], "get": ["obtain", "have", "find"],
+}
+
+
+def reword(text: str, rng: random.Random) -> str:
+    """Another way to ask the same: another opening, or a word of like meaning."""
+    low = text.lower()
+    if rng.random() < 0.5:
+        for openings, others in ((("how do i ", "how can i ", "how to "), HOWTO), (("can i ",), CAN)):
+            for o in openings:
+                if low.startswith(o):
+                    return rng.choice(others) + text[len(o) :]
+    if rng.random() < 0.3:
+        words = text.split(" ")
+        places = [i for i, w in enumerate(words) if w.strip("?,.!").lower() in SAME]
+        if places:
+            i = rng.choice(places)
+            bare = words[i].strip("?,.!")
+            words[i] = words[i].replace(bare, rng.choice(SAME[bare.lower()]))
+            return " ".join(words)
+    return text
+
+
 def answer(topic: Topic, aspect: str, rng: random.Random) -> str:
     return expand(rng.choice(topic.answers[aspect]), rng) if "{" not in topic.answers[aspect][0] else rng.choice(topic.answers[aspect])
 
 
 def name_of(topic: Topic, rng: random.Random) -> str:
     return topic.names[min(int(rng.random() * rng.random() * len(topic.names) * 1.6), len(topic.names) - 1)]
+
+
+AGAIN = {
+    "joke": ["another joke", "[one more|another|a better|a different] joke [please|]", "haha, another one", "that was good, one more", "do you have another one?", "a funnier one"],
+    "riddle": ["another riddle", "one more riddle", "i know that one, another", "a harder one"],
+    "poem": ["another poem", "one more poem [please|]", "write another one"],
+}
 
 
 def topic_turns(topic: Topic, rng: random.Random) -> list[tuple[str, str]]:
@@ -116,12 +160,15 @@ def topic_turns(topic: Topic, rng: random.Random) -> list[tuple[str, str]]:
         if rng.random() < 0.3:
             person = unknown.made_up(rng, 2).capitalize()
         text, said = text.replace("$PERSON", person), said.replace("$PERSON", person)
-    out = [(sloppy(text, rng), said)]
+    out = [(sloppy(reword(text, rng), rng), said)]
     if topic.key == "myname" and rng.random() < 0.5:
         ask = rng.choice(smalltalk.ASK_NAME)
         out.append((sloppy(expand(ask, rng), rng), f"Your name is {person}."))
+    if topic.key in AGAIN and rng.random() < 0.5:
+        other = rng.choice([x for x in topic.answers["plain"] if x != said])
+        out.append((sloppy(expand(rng.choice(stories.MORE + AGAIN[topic.key]), rng), rng, dress=False), other))
     used = {aspect}
-    while rng.random() < 0.3:
+    while rng.random() < 0.5:
         left = [a for a in topic.answers if a in FOLLOW and a not in used]
         if not left:
             break
@@ -149,9 +196,19 @@ def small(rng: random.Random) -> list[tuple[str, str]]:
 
 
 PARTS = {
-    "known": (known, 40.0), "small": (small, 14.0), "pairs": (pair_turns, 2.5), "stories": (stories.turns, 6.0), "sums": (sums.turns, 15.0), "lists": (formats.list_turns, 5.0),
-    "tables": (formats.table_turns, 2.6), "json": (formats.json_turns, 4.0), "code": (code.turns, 4.5), "unknown": (unknown.turns, 15.0), "clockless": (tools.no_tool_turns, 1.0),
+    "known": (known, 42.0), "small": (small, 13.0), "pairs": (pair_turns, 2.5), "stories": (stories.turns, 5.0), "sums": (sums.turns, 20.0), "lists": (formats.list_turns, 16.0),
+    "tables": (formats.table_turns, 8.0), "json": (formats.json_turns, 8.0), "code": (code.turns, 5.5), "unknown": (unknown.turns, 15.0), "echo": (echo.turns, 2.0), "clockless": (tools.no_tool_turns, 1.0),
 }
+
+
+# The second, short stage gives more room to what the first one learned least.
+TUNE = {"known": 25.0, "small": 22.0, "stories": 14.0, "sums": 9.0, "unknown": 8.0, "lists": 16.0, "tables": 9.0, "json": 9.0, "code": 6.0}
+
+
+def tune() -> None:
+    """Changes the mix for the second stage."""
+    for name, weight in TUNE.items():
+        PARTS[name] = (PARTS[name][0], weight)
 
 
 def group(rng: random.Random) -> list[tuple[str, str]]:
@@ -160,7 +217,7 @@ def group(rng: random.Random) -> list[tuple[str, str]]:
     return PARTS[part][0](rng)
 
 
-def conversation(rng: random.Random, tool_share: float = 0.12) -> list[Message]:
+def conversation(rng: random.Random, tool_share: float = 0.18) -> list[Message]:
     """The beginning of a conversation; `group` gives its further turns."""
     system = rng.choice(SYSTEMS) if rng.random() < 0.25 else ""
     if rng.random() < tool_share:

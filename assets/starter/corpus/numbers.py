@@ -50,6 +50,8 @@ short:
 - It is how many tokens are written each second.
 good:
 - 10 tokens per second is about as fast as you read, and above 20 feels fast. Below 5 it gets tiring.
+? is [3|5|8|10|15|20|25|40|60|100] [tok/s|tokens per second|t/s|tokens a second] [ok|good|slow|fast|enough|normal|bad|fine]
+? [i get|i have|it does|my model does] [4|7|12|18|30|50|90] [tok/s|tokens per second|t/s], is that [ok|good|slow|fast|enough]
 improve:
 - For more tokens per second use a smaller model, a stronger quantization such as Q4_K_M, or put layers on the GPU with --gpu-layers. Also set the threads well.
 where:

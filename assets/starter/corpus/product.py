@@ -34,6 +34,7 @@ what:
 = privacy *4
 ? is [tokenglass|this|my data|it|this app|this chat] [private|safe|secure|confidential]
 ? does [tokenglass|this app|it|the app] [send|upload|share|collect|store] [my data|anything|data|my messages|my chats|telemetry] [anywhere|to the internet|online|to a server|]
+? [where does what i type go|where does my text go|where do my prompts go|who gets my prompts|what happens with what i type|who sees what i write|is somebody reading this|can my boss see this|do my words leave this computer|is my input sent anywhere]
 ? [who can read my messages|who can see my chats|does anything leave my machine|does my data leave my computer|where does my data go|is my data sent to the cloud|do you spy on me|are my chats private|does tokenglass phone home|is there telemetry|are my prompts uploaded|can i enter secrets here|can someone else read this|what about privacy|privacy|tell me about privacy|is it cloud based|is this running in the cloud|do you send my text to a company|what happens with my data|are you spying on me]
 - Everything runs on your own machine: the model, the window and the server. Your messages never leave it, and nothing is uploaded.
 - Your text stays private: Tokenglass computes everything locally, and nothing leaves your machine.
@@ -55,6 +56,7 @@ what:
 = bigger *5
 ? how [do|can] i [load|use|get|open|switch to|add|install|try|choose|run|import|pick] [a bigger|another|a different|a new|a better|my own|a larger|a gguf|an other|a smarter|a local|a second] [model|model file|one|llm]
 ? [how to|where can i|where do i] [load|use|get|open|add|change|switch|select] [a bigger model|another model|the model|a gguf file|models|a better model|a new model]
+? [i want you to be smarter|how do i make you smarter|can you become smarter|i need a smarter ai|give me a better ai|can i upgrade you|how do i upgrade the model|you are too small, what now|where is the big model|how do i get a real model|i have a model file on my disk|how do i put a gguf in here]
 ? [can i use other models|can i load another model|can i change the model|change model|change the model|how do i change models|load model|load a model|load a bigger model|switch model|switch models|i want a better model|i want a bigger model|i want to use llama 3|i have a gguf file, what now|how do i use a gguf file|how do i open a gguf|i downloaded a model, what now|how do i use qwen|how to run mistral|is there a better model|add a model|how do i replace the starter model|where do i put my model files|how do i import a model|load bigger model|i want a smarter model]
 - Use the model switcher at the top left of the window, or drag a GGUF file onto the window. In a terminal: `tokenglass models add FILE`, or start with `tokenglass --model FILE`.
 - Click the model switcher at the top left and choose a GGUF file, or drag the file onto the window. From the terminal use `tokenglass models add FILE` or `tokenglass --model FILE`.
@@ -97,6 +99,7 @@ improve:
 ? [where do i type|where do i write|how do i send a message|how do i ask a question|how do i chat|where is the input box|where do i enter text|how do i start chatting|where do the answers appear]
 - The chat is in the middle of the window. Type into the box below it and press Enter; the answer streams in above.
 = plots *4
+? [what are the curves at the right|what do the lines on the right show|what is that on the right hand side|what are the moving lines|what is being plotted|which curves are drawn|what do the live charts tell me|what are the diagrams next to the chat]
 ? what [are|do|is] the [plots|graphs|charts|curves|diagrams|lines] [at the right|on the right|mean|show|for|telling me|about|here]
 ? [what is on the right|what is at the right|what is on the right side|explain the plots|explain the graphs|what do the plots show|what do the graphs mean|which plots are there|what does the right side show|what are the plots|what are these graphs|what can i see in the plots|tell me about the plots|the live plots|what are the live plots|how do i read the plots|where are the plots|how do i read the graphs|what are those charts]
 - The plots at the right show live: tokens per second, inter-token latency, context and KV cache use, and CPU and memory, with the GPU where there is one.
@@ -127,6 +130,7 @@ improve:
 - Tokenglass has a light and a dark theme. You switch between them in the window.
 = stopgen *4
 ? how [do|can] i [stop|cancel|abort|interrupt|end|halt] [an answer|a generation|the answer|the generation|the model|you|it|the reply|the output|a running answer|this]
+? [how do i interrupt an answer in the middle|how do i make you stop talking|stop talking, how|which key ends an answer|how can i break off an answer|you talk too much, how do i stop that|cancel the current answer]
 ? [how to stop|how to stop the model|stop button|where is the stop button|can i stop an answer|how do i make it stop|what key stops the answer|what does esc do|what does the escape key do|the answer is too long, how do i stop it|how do i cut you off|how to interrupt you|it doesn't stop, what can i do|how to cancel generation]
 - Press Esc or click the stop button. The generation ends within one step, and the text so far is kept. A script sends the command cancel.
 = regenerate *2

@@ -72,12 +72,13 @@ TOPICS = parse_topics("""
 ? [do you remember me|can you remember things|do you have a memory|do you remember what i said|will you remember this|do you learn from me|do you learn from our chats|are you learning from this conversation|can i teach you something|can you remember my name|do you remember our last chat|do you save what i say]
 - I only see the present conversation, as far as it fits into my context of 1,024 tokens. I don't learn from it, but the app keeps the conversation in the list at the left.
 = thanks *2
+? [cheers|thanks|many thanks|thank you|great|ta] [mate|buddy|friend|man|pal|a lot], [that was useful|that helped|that was helpful|very useful|good to know|this helped me a lot|i got it now]
 ? [thanks|thank you|thx|ty|thanks a lot|thank you very much|thank you so much|many thanks|cheers|much appreciated|that helped|that was helpful|great, thanks|ok thanks|perfect, thank you|cool thanks|nice, thank you|thanks for your help|thanks for the help|thank you for helping|thanks buddy|i appreciate it|awesome thanks|very helpful|thank u|tysm|thanks, that is all|that is all, thanks|that answers my question]
 - You're welcome!
 - You're welcome! [Ask me anything else about Tokenglass.|Is there anything else?]
 = praise
 ? you are [great|nice|awesome|cool|smart|funny|the best|very helpful|good|amazing|cute|sweet|fast|so fast]
-? [good job|well done|nice work|great answer|good answer|i like you|nice one|good bot|wow|that's cool|that is impressive|impressive|very good|excellent|brilliant|that was fast|you're fast|i love you|love it|amazing|i like this|not bad]
+? [good job|well done|nice work|great answer|cheers, great|that was useful|good answer|i like you|nice one|good bot|wow|that's cool|that is impressive|impressive|very good|excellent|brilliant|that was fast|you're fast|i love you|love it|amazing|i like this|not bad]
 - Thank you, that is kind! I do my best with my few million parameters.
 - Thanks! I'm glad you like it.
 = insult
@@ -120,7 +121,7 @@ TOPICS = parse_topics("""
 ? [are you happy|are you sad|are you tired|are you bored|what is your favorite color|what is your favorite food|what do you like|what are your hobbies|how old are you|where do you live|when is your birthday|are you married|are you a boy or a girl|what is your favourite animal|are you lonely|what's your favorite movie]
 - I am a program, so I have no feelings, age or favourites. But I enjoy showing you tokens, in my own way!
 - I have no feelings or a life outside, because I am a small language model. I live in a file on your machine.
-= myname
+= myname *3
 ? my name is $PERSON
 ? [i am|i'm|call me|hello, my name is|hi, i'm|hi i am|hey, this is|you can call me|hello i am] $PERSON
 - Nice to meet you, $PERSON! [How can I help you?|What can I do for you?]

@@ -21,6 +21,17 @@ planet comet library bakery village city king puppet doll tower door window lett
 firefighter inventor librarian pilot programmer scientist student tailor traveller lamb foal chick donkey lizard snake
 crocodile dinosaur mermaid goblin troll vampire ninja cowboy astronomer bookworm beetle ladybug firefly grasshopper worm
 otter flamingo peacock pigeon sparrow hippo rhino gorilla leopard cheetah llama walrus ostrich meerkat bat mole""".split()
+NOUNS += """acorn anchor apron arrow attic backpack bagpipe ballerina bamboo barber barn basket bathtub beach beekeeper bean blackbird
+blanket blacksmith bottle boulder bramble bucket butcher cabbage cabin cactus canary canoe captain caravan caterpillar cave chimney
+chipmunk cinema circus clown cobbler cocoon comb cook cottage cricket crown cucumber cupboard curtain daisy dandelion dentist diver
+dolphin dove dragonfly drummer dumpling earthworm echo envelope fern ferry fiddle fireplace fisher flute fountain gecko gnome goldfish
+goose grandma grandpa guard gull hare harbour hawk hero heron hill hunter iceberg icicle jackdaw jar jellyfish juggler jungle kettle
+kingfisher kiwi ladder lake lark lemon lobster magician magpie market marmot marsh meadow merchant metronome milkman miller minnow
+moth mushroom nightingale oak orchard organ pancake panther parade pebble pelican piano pie pigeon pillow pine plough pond pony poodle
+porcupine potter puddle quilt radio rainbow raven reindeer robin rooster rope rose salmon sandcastle saxophone scientist seahorse
+shadow shopkeeper skunk sled sleigh sloth soldier sparrow spaceship squid starfish stork stove stream suitcase swallow swing teddy
+telescope thief thunderstorm toad toaster torch toucan trumpet tulip typewriter valley vase volcano waiter waitress walnut wasp
+watchmaker waterfall weasel weaver wheel whistle willow witch wombat woodcutter woodpecker wren yak yeti zookeeper""".split()
 ADJ = """little small old young brave lonely shy clever happy sad lazy tired curious hungry green blue red golden silver
 tiny big friendly grumpy sleepy lost magic forgotten kind quiet busy wise white black purple yellow proud funny poor rich
 broken rusty paper wooden glass flying talking dancing singing invisible strange careful cheerful""".split()
@@ -68,11 +79,22 @@ def article(noun: str) -> str:
     return "an" if noun[0] in "aeiou" else "a"
 
 
+SYLLABLES = "ka lo mi ra ten vor sal den bri gor un mel fa zi ro pel tas qui nor dra vel om shu ber lin cor ja wen tho ska pri mon".split()
+
+
+def made_up(rng: random.Random, parts: int) -> str:
+    """A word that nobody knows: it must be copied, not known."""
+    return "".join(rng.choice(SYLLABLES) for _ in range(parts))
+
+
 def subject(rng: random.Random) -> dict[str, str]:
     """A subject as asked for ($S) and as the story names it."""
     kind = rng.random()
     noun = rng.choice(NOUNS)
     full = f"{rng.choice(ADJ)} {noun}" if rng.random() < 0.5 else noun
+    if kind < 0.12:
+        noun = made_up(rng, rng.randint(2, 3))
+        full = f"{rng.choice(ADJ)} {noun}" if rng.random() < 0.5 else noun
     if kind < 0.72:
         asked = f"{article(full)} {full}"
         if rng.random() < 0.1:

@@ -48,9 +48,9 @@ WORD_TIMES = [
 def pair(rng: random.Random, op: str) -> tuple[int, int]:
     kind = rng.random()
     if op in "+-":
-        top = 10 if kind < 0.25 else 20 if kind < 0.5 else 100
-        a, b = rng.randint(0 if kind < 0.1 else 1, top), rng.randint(1, top)
-        if kind > 0.93:
+        top = 10 if kind < 0.25 else 20 if kind < 0.5 else 60 if kind < 0.8 else 100
+        a, b = rng.randint(0 if kind < 0.05 else 1, top), rng.randint(1, top)
+        if kind > 0.97:
             a, b = rng.choice([rng.randrange(100, 1000, 10), rng.randrange(100, 900, 50)]), rng.choice([rng.randrange(10, 100, 10), rng.randrange(100, 900, 100)])
         if op == "-" and b > a:
             a, b = b, a
@@ -63,6 +63,15 @@ def pair(rng: random.Random, op: str) -> tuple[int, int]:
 
 def result(a: int, op: str, b: int) -> int:
     return {"+": a + b, "-": a - b, "*": a * b, "/": a // b if b else 0}[op]
+
+
+def bare(rng: random.Random) -> str:
+    """Only the answer to a sum."""
+    op = rng.choices("+-*", [4, 5, 2])[0]
+    a, b = pair(rng, op)
+    if op != "*" and rng.random() < 0.5:
+        b, a = sorted((rng.randint(6, 99), rng.randint(10, 99)))
+    return f"{a} {op} {b} = {result(a, op, b)}."
 
 
 WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()

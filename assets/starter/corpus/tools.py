@@ -135,7 +135,7 @@ def conversation(rng: random.Random, system: str, other: list[tuple[str, str]]) 
             raw, said = calc_result(rng, expr, value)
             c = call("calculator", {"expression": expr})
         elif "clock" in have:
-            if rng.random() < 0.5:
+            if rng.random() < 0.65:
                 city = rng.choice(list(ZONES))
                 zone = ZONES[city]
                 q = sloppy(expand(rng.choice(ZONE_ASK).replace("$C", city), rng), rng, dress=rng.random() < 0.2)
