@@ -102,7 +102,7 @@ async def take(folder: Path, width: int, height: int, model: str) -> None:
                 controller.new_chat()
                 await ask(controller, QUESTIONS[0])
                 others = [asyncio.create_task(talk(Path(home), name)) for name in OTHERS]
-                await asyncio.sleep(5)
+                await asyncio.sleep(20)
                 controller.bridge.add_consumer(grab_in_mid_answer(controller, path))
                 for _ in range(TRIES):
                     await ask(controller, QUESTIONS[1])
