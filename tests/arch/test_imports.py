@@ -24,6 +24,7 @@ ENGINE_FOR_APP = (
     "engine.entry",
     "engine.gguf",
     "engine.fakespec",
+    "engine.timing",
 )
 
 
