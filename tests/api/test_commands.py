@@ -86,8 +86,10 @@ def until_gone(home: Path) -> None:
     assert running_app(Paths.resolve(home)) is None
 
 
+# where the tests run in a shell's background, SIGINT is ignored, and a child would inherit that
 TAKE_TERMINAL = """
-import fcntl, os, sys, termios
+import fcntl, os, signal, sys, termios
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execv(sys.argv[1], sys.argv[1:])
 """
