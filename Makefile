@@ -41,7 +41,7 @@ test: setup-dev
 	QT_QPA_PLATFORM=offscreen $(BIN)/python -m pytest -q $(T)
 
 soak: setup-dev
-	QT_QPA_PLATFORM=offscreen TOKENGLASS_SOAK=1 $(BIN)/python -m pytest -q $(T)
+	QT_QPA_PLATFORM=offscreen TOKENGLASS_SOAK=1 $(BIN)/python -m pytest -q -o timeout=3600 -o faulthandler_timeout=3500 $(T)
 
 check: setup-dev
 	$(BIN)/ruff check .
