@@ -390,6 +390,7 @@ def test_interactive_chat(tmp_path: Path) -> None:
         terminal.until("a new conversation")
         terminal.type("/nonsense\n")
         terminal.until("there is no command /nonsense")
+        terminal.until("> ")  # only now does the line editor get the key, and not the terminal
         terminal.type("\x04")
         assert terminal.end() == 0
     history = Paths.resolve(tmp_path).data_dir / "chat_history"
