@@ -116,9 +116,33 @@ class Terminal:
         with contextlib.suppress(OSError):  # it has ended; `end` will tell
             os.write(self._file, text.encode())
 
-    def until(self, pattern: str) -> str:
+    def press(self, key: str, pattern: str) -> str:
+        """Press a key at the prompt until there is output that matches.
+
+        Between showing the prompt and waiting for a key, Python's line editor misses an interrupt (it is
+        seen with the next key) and the terminal itself takes Ctrl-D; a person is never that quick.
+        """
+        for _ in range(10):
+            time.sleep(0.2)
+            self.type(key)
+            with contextlib.suppress(AssertionError):
+                return self.until(pattern, 2.0)
+        return self.until(pattern)
+
+    def leave(self, key: str) -> int:
+        """Press a key at the prompt until the program ends (see `press`); answers the exit code."""
+        for _ in range(10):
+            time.sleep(0.2)
+            self.type(key)
+            deadline = time.monotonic() + 3.0
+            while time.monotonic() < deadline:
+                if not self._read(0.2):
+                    return self._process.wait(10)
+        return self.end()
+
+    def until(self, pattern: str, limit_s: float = LIMIT_S) -> str:
         """Wait for output that matches, after what was waited for last."""
-        deadline = time.monotonic() + LIMIT_S
+        deadline = time.monotonic() + limit_s
         while True:
             match = re.search(pattern, self.output[self._seen :])
             if match is not None:
@@ -390,9 +414,8 @@ def test_interactive_chat(tmp_path: Path) -> None:
         terminal.until("a new conversation")
         terminal.type("/nonsense\n")
         terminal.until("there is no command /nonsense")
-        terminal.until("> ")  # only now does the line editor get the key, and not the terminal
-        terminal.type("\x04")
-        assert terminal.end() == 0
+        terminal.until("> ")
+        assert terminal.leave("\x04") == 0
     history = Paths.resolve(tmp_path).data_dir / "chat_history"
     assert "second question" in history.read_text()
     assert history.stat().st_mode & 0o777 == 0o600
@@ -411,10 +434,8 @@ def test_ctrl_c_stops_the_answer_and_twice_leaves(tmp_path: Path) -> None:
         terminal.type("/stop\n")
         terminal.until("cancelled")
         terminal.until("> ")
-        terminal.type("\x03")
-        terminal.until(r"Ctrl-C again")
-        terminal.type("\x03")
-        assert terminal.end() == 0
+        terminal.press("\x03", r"Ctrl-C again")
+        assert terminal.leave("\x03") == 0
     until_gone(tmp_path)
 
 
