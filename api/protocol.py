@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, StringConstraints, TypeAdapter, Validatio
 from pydantic_core import ErrorDetails
 
 from engine.errors import ErrorInfo, TokenglassError
-from engine.types import Argument, ChatMessage, SamplingParams, Tool
+from engine.types import Argument, ChatMessage, ResponseFormat, SamplingParams, Tool, ToolChoice
 
 PROTOCOL_VERSION = 1
 MAX_MESSAGE_BYTES = 1 << 20
@@ -55,7 +55,11 @@ class Generate(BaseCommand):
     sampling: SamplingParams = SamplingParams()
     stop: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field([], max_length=16)
     tools: list[Tool] = Field([], max_length=128)
-    tool_choice: Literal["auto", "none"] = "auto"
+    tool_choice: ToolChoice = "auto"
+    response_format: ResponseFormat | None = None
+    grammar: str | None = Field(None, min_length=1, max_length=65_536)
+    """GBNF, with the rule `root` for the whole answer."""
+    prompt_lookup_num_tokens: int = Field(0, ge=0, le=16)
     logprobs: int | None = Field(None, ge=0, le=20)
     on_disconnect: Literal["continue", "cancel"] = "continue"
 
@@ -80,6 +84,68 @@ class Generate(BaseCommand):
 class Cancel(BaseCommand):
     type: Literal["cancel"]
     generation_id: Id
+
+
+class Pause(BaseCommand):
+    """Hold a generation before its next token, wherever it is."""
+
+    type: Literal["pause"]
+    generation_id: Id
+
+
+class Resume(BaseCommand):
+    type: Literal["resume"]
+    generation_id: Id
+
+
+class Step(BaseCommand):
+    """Let a paused generation write some tokens and pause again."""
+
+    type: Literal["step"]
+    generation_id: Id
+    tokens: int = Field(1, ge=1, le=1_000_000)
+
+
+class Update(BaseCommand):
+    """Change sampling parameters from the next token on; those left out stay as they are."""
+
+    type: Literal["update"]
+    generation_id: Id
+    sampling: SamplingParams
+
+
+class Rewind(BaseCommand):
+    """Remove the last tokens of an answer."""
+
+    type: Literal["rewind"]
+    generation_id: Id
+    tokens: int = Field(1, ge=1, le=1 << 24)
+
+
+class Inject(BaseCommand):
+    """Put text into an answer as though the model had written it."""
+
+    type: Literal["inject"]
+    generation_id: Id
+    text: str = Field(min_length=1, max_length=100_000)
+
+
+class Fork(BaseCommand):
+    """Start a branch with the first tokens of an answer; the source goes on."""
+
+    type: Literal["fork"]
+    generation_id: Id
+    at_token: int = Field(ge=0, le=1 << 24)
+    token_id: int | None = Field(None, ge=0, lt=2**31)
+    """The branch's first own token, e.g. another of `top`; left out: drawn anew."""
+    on_disconnect: Literal["continue", "cancel"] = "continue"
+
+
+class Embed(BaseCommand):
+    """Embeddings of texts, on a model that gives some."""
+
+    type: Literal["embed"]
+    input: str | Annotated[list[str], Field(min_length=1, max_length=2048)]
 
 
 class Subscribe(BaseCommand):
@@ -113,6 +179,23 @@ class ModelsLoad(BaseCommand):
     model: Id
     force: bool = False
     """Load even though generations run; they are cancelled."""
+
+
+class ModelsUnload(BaseCommand):
+    """End the worker and free its memory; `busy` while generations run, unless `force`."""
+
+    type: Literal["models.unload"]
+    force: bool = False
+
+
+class ModelsEstimate(BaseCommand):
+    """What a model would need, before loading it; what is left out is as the settings have it."""
+
+    type: Literal["models.estimate"]
+    model: Id
+    ctx: int | None = Field(None, ge=0, le=1 << 24)
+    parallel: int | None = Field(None, ge=1, le=64)
+    gpu_layers: int | None = Field(None, ge=-1, le=10_000)
 
 
 class ModelsAdd(BaseCommand):
@@ -183,12 +266,22 @@ class WindowRaise(BaseCommand):
 Command = Annotated[
     Generate
     | Cancel
+    | Pause
+    | Resume
+    | Step
+    | Update
+    | Rewind
+    | Inject
+    | Fork
+    | Embed
     | Subscribe
     | Unsubscribe
     | Snapshot
     | Ping
     | ModelsList
     | ModelsLoad
+    | ModelsUnload
+    | ModelsEstimate
     | ModelsAdd
     | ConversationsList
     | ConversationsGet
@@ -219,11 +312,12 @@ NOT_BUILT = frozenset(
         "conversations.export",
         "conversations.import",
         "publish",
+        "embed",
     )
 )
 """Commands of the contract that answer `not_implemented`."""
 
-NOT_BUILT_ARGUMENTS = frozenset(("response_format", "grammar"))
+NOT_BUILT_ARGUMENTS = frozenset(("response_format", "grammar", "prompt_lookup_num_tokens"))
 """Arguments of `generate` that answer `not_implemented`."""
 
 

@@ -25,7 +25,6 @@ from engine.errors import ErrorCode, ErrorInfo, TokenglassError
 from engine.events import (
     EngineExited,
     EngineRestarting,
-    Event,
     GenerationEvent,
     GenerationFinished,
     GenerationStarted,
@@ -35,6 +34,7 @@ from engine.events import (
     ModelUnloaded,
     StepMetrics,
 )
+from engine.replies import Message, Reply
 from engine.types import FinishReason, Timings, Usage, WorkerConfig
 
 logger = logging.getLogger(__name__)
@@ -218,7 +218,7 @@ class Supervisor:
                 config,
                 self.epoch,
                 self._log_dir / f"engine-{self.epoch % N_LOGS}.log",
-                partial(self._on_events, self.epoch),
+                partial(self._on_messages, self.epoch),
                 partial(self._on_exit, self.epoch),
             )
             self._client = client
@@ -238,11 +238,13 @@ class Supervisor:
     def _current(self, epoch: int) -> bool:
         return self._client is not None and self._client.epoch == epoch
 
-    def _on_events(self, epoch: int, events: list[Event]) -> None:
+    def _on_messages(self, epoch: int, messages: list[Message]) -> None:
         if not self._current(epoch):
             return  # of a worker that was given up
         self._watch.sign()
-        for event in events:
+        for event in messages:
+            if isinstance(event, Reply):
+                continue
             if isinstance(event, GenerationEvent):
                 active = self._active.get(event.generation_id)
                 if active is None:

@@ -31,11 +31,33 @@ class Sampled:
     top: tuple[tuple[int, float], ...] = ()
 
 
+@dataclass(slots=True, frozen=True)
+class SamplerSpec:
+    """How a generation's tokens are chosen."""
+
+    params: SamplingParams
+    seed: int
+    n_logprobs: int | None = None
+    """None: no log-probabilities; n: that of each token and its n likeliest alternatives."""
+    grammar: str | None = None
+    """GBNF that the completion obeys from its first token on; checked by `engine.grammar` before."""
+
+
 class Sampler(Protocol):
-    """The sampler chain of one generation, with its own random state and penalty history."""
+    """The sampler chain of one generation, with its own random state, penalty history and grammar.
+
+    What it chooses depends on nothing but the logits, its spec, the tokens so far and how often it has drawn;
+    so a chain made anew over the same tokens goes on as the old one would have.
+    """
+
+    n_drawn: int
+    """How many tokens it has drawn, those included that a former chain drew for the same generation."""
+
+    def allows(self, token: int) -> bool:
+        """Whether the grammar lets this token come next; True where there is none."""
 
     def accept(self, token: int) -> None:
-        """Add a token that was not sampled by this chain (a prompt token) to the penalty history."""
+        """Take a completion token that this chain didn't draw; the grammar must allow it."""
 
     def close(self) -> None: ...
 
@@ -52,13 +74,19 @@ class Backend(Protocol):
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Raises TokenglassError `invalid_prompt` where the vocabulary can't spell the text."""
 
-    def piece(self, token: int) -> bytes:
-        """A token's bytes; empty for control tokens. May end inside a UTF-8 character."""
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """A token's bytes. May end inside a UTF-8 character. Those of a control token only if `special`."""
 
     def is_eog(self, token: int) -> bool:
         """Whether the token ends a generation."""
 
-    def new_sampler(self, params: SamplingParams, seed: int, n_logprobs: int | None) -> Sampler: ...
+    def new_sampler(
+        self, spec: SamplerSpec, prompt: Sequence[int], completion: Sequence[int] = (), n_drawn: int = 0
+    ) -> Sampler:
+        """A chain that goes on after these tokens, as if it had drawn `n_drawn` times.
+
+        Raises TokenglassError `invalid_argument` where the grammar can't be taken.
+        """
 
     def decode(self, batch: Batch) -> None:
         """Compute the batch and wait for it.
@@ -76,6 +104,19 @@ class Backend(Protocol):
         """Forget a sequence's tokens from position `n_tokens` on; answers how many are really kept.
 
         Recurrent models can't forget a part: they keep all or nothing.
+        """
+
+    def copy(self, source: int, target: int, n_tokens: int) -> int:
+        """Give the empty sequence `target` the first tokens of `source`, sharing cells where it can.
+
+        Answers how many it now has; recurrent models copy all that the source has, or nothing.
+        """
+
+    def embed(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
+        """An embedding of length 1 for each input.
+
+        Raises TokenglassError `bad_state` where the model gives none, `context_overflow` where an input is
+        too long.
         """
 
     def close(self) -> None: ...

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from engine import entry, ipc
 from engine.commands import Shutdown, WorkerCommand
-from engine.events import Event
+from engine.replies import Message
 from engine.types import WorkerConfig
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class ExitInfo(NamedTuple):
 class EngineClient:
     """One worker from its start to its end.
 
-    `on_events` and `on_exit` are called on the loop that ran `start`; `on_exit` exactly once, after
+    `on_messages` and `on_exit` are called on the loop that ran `start`; `on_exit` exactly once, after
     the last events.
     """
 
@@ -50,17 +50,17 @@ class EngineClient:
         config: WorkerConfig,
         epoch: int,
         log_path: Path,
-        on_events: Callable[[list[Event]], None],
+        on_messages: Callable[[list[Message]], None],
         on_exit: Callable[[ExitInfo], None],
     ) -> None:
         self.config = config
         self.epoch = epoch
         self._log_path = log_path
-        self._on_events = on_events
+        self._on_messages = on_messages
         self._on_exit = on_exit
         self._process: BaseProcess | None = None
         self._outbox: queue.SimpleQueue[WorkerCommand | None] = queue.SimpleQueue()
-        self._inbox: deque[list[Event]] = deque()
+        self._inbox: deque[list[Message]] = deque()
         self._exit: ExitInfo | None = None
         self._scheduled = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -142,7 +142,7 @@ class EngineClient:
         ).start()
         with contextlib.suppress(EOFError, OSError):
             while True:
-                self._inbox.append(ipc.receive_events(ours))
+                self._inbox.append(ipc.receive_messages(ours))
                 self._wake()
         process.join(1.0)
         if process.is_alive():  # closed its pipe, yet lives: nothing can be had from it any more
@@ -175,7 +175,7 @@ class EngineClient:
     def _deliver(self) -> None:
         self._scheduled = False
         while self._inbox:
-            self._on_events(self._inbox.popleft())
+            self._on_messages(self._inbox.popleft())
         if self._exit is not None and not self._gone.is_set():
             self._gone.set()
             self._on_exit(self._exit)

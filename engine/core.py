@@ -12,7 +12,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from functools import cache
 
-from engine.backend import Backend, Sampled, Sampler
+from engine.backend import Backend, Sampled, Sampler, SamplerSpec
 from engine.detokenize import PieceCache
 from engine.errors import ErrorInfo, TokenglassError
 from engine.events import (
@@ -30,8 +30,6 @@ from engine.types import FinishReason, Timings, Usage, WorkerConfig
 
 __all__ = ["EngineCore", "Prepared"]
 
-PENALTY_WINDOW = 64
-"""How many prompt tokens a sampler's penalties look back on."""
 EARLY_CANCELS = 4096
 """How many cancelled ids are remembered for generations that haven't been added yet."""
 
@@ -196,17 +194,17 @@ class EngineCore:
             if seed is None:
                 seed = random.getrandbits(32)
             try:
-                sampler = self._backend.new_sampler(command.sampling, seed, command.logprobs)
+                sampler = self._backend.new_sampler(
+                    SamplerSpec(command.sampling, seed, command.logprobs, prepared.grammar), prompt
+                )
             except TokenglassError as error:
                 self._refuse(prepared, "error", error.info, finished)
                 continue
-            for token in prompt[-PENALTY_WINDOW:]:
-                sampler.accept(token)
             slot, prefix = self._slots.choose(prompt)
             cached = self._backend.keep(slot.id, prefix)
             self._slots.acquire(slot, prompt, cached)
             self._scheduler.running.append(slot)
-            generation = _Generation(prepared, slot, sampler, Output(command, self._pieces), cached)
+            generation = _Generation(prepared, slot, sampler, Output(prepared, self._pieces), cached)
             generation.marks.started = t = self._clock()
             self._running[slot.id] = generation
             events.append(
@@ -312,6 +310,7 @@ class EngineCore:
                 generation_id=generation.command.generation_id,
                 finish_reason=reason,
                 text=output.text,
+                reasoning=output.reasoning,
                 tool_calls=output.tool_calls,
                 usage=Usage(
                     prompt_tokens=len(prepared.prompt_tokens),

@@ -12,7 +12,17 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from engine.errors import ErrorInfo
-from engine.types import FinishReason, ModelInfo, Origin, Timings, Token, ToolCall, Usage
+from engine.types import (
+    FinishReason,
+    ModelInfo,
+    Origin,
+    PrefixBreak,
+    SamplingParams,
+    Timings,
+    Token,
+    ToolCall,
+    Usage,
+)
 
 
 class BaseEvent(BaseModel):
@@ -52,6 +62,8 @@ class GenerationStarted(GenerationEvent):
     seed: int
     trimmed_messages: int = 0
     """Oldest messages of the conversation left out so that it fits into the context."""
+    prefix_break: PrefixBreak | None = None
+    """Where the prompt parted from the KV cache; None where nothing cached had to be given up."""
 
 
 class PromptProgress(GenerationEvent):
@@ -86,6 +98,63 @@ class ToolCallDelta(GenerationEvent):
 class ToolCallDone(GenerationEvent):
     type: Literal["generation.tool_call"] = "generation.tool_call"
     call: ToolCall
+
+
+class GenerationPaused(GenerationEvent):
+    type: Literal["generation.paused"] = "generation.paused"
+    at_token: int
+    """Completion tokens so far."""
+
+
+class GenerationResumed(GenerationEvent):
+    type: Literal["generation.resumed"] = "generation.resumed"
+    at_token: int
+
+
+class GenerationUpdated(GenerationEvent):
+    type: Literal["generation.updated"] = "generation.updated"
+    at_token: int
+    """Index of the first token that they apply to."""
+    sampling: SamplingParams
+    """All parameters as they are now."""
+
+
+class GenerationRewound(GenerationEvent):
+    """The last tokens were removed. What stands here replaces everything delivered before."""
+
+    type: Literal["generation.rewound"] = "generation.rewound"
+    at_token: int
+    """Completion tokens kept; the next one gets this index."""
+    removed: int
+    text: str
+    reasoning: str = ""
+    tool_calls: list[ToolCall] = []
+
+
+class GenerationForked(GenerationEvent):
+    """Another generation, the branch, starts with this one's first tokens.
+
+    Text, reasoning and calls are the branch's.
+    """
+
+    type: Literal["generation.forked"] = "generation.forked"
+    branch_id: str
+    at_token: int
+    """The branch has the completion tokens [0, at_token)."""
+    token_id: int | None = None
+    text: str
+    reasoning: str = ""
+    tool_calls: list[ToolCall] = []
+
+
+class GenerationRecovered(GenerationEvent):
+    """The engine ended in mid-answer; a new one goes on after the last delivered token."""
+
+    type: Literal["generation.recovered"] = "generation.recovered"
+    at_token: int
+    slot: int
+    cached_tokens: int
+    """Of prompt and answer together, what needn't be computed again."""
 
 
 class GenerationFinished(GenerationEvent):
@@ -172,6 +241,10 @@ class StepMetrics(BaseEvent):
     kv_used: int
     kv_total: int
     waiting: int
+    draft_tokens: int = 0
+    """Tokens in the batch that prompt lookup guessed."""
+    accepted_tokens: int = 0
+    """Of these, those that the model chose as well."""
 
 
 class GpuMetrics(BaseModel):
@@ -273,6 +346,12 @@ Event = Annotated[
     | ReasoningDelta
     | ToolCallDelta
     | ToolCallDone
+    | GenerationPaused
+    | GenerationResumed
+    | GenerationUpdated
+    | GenerationRewound
+    | GenerationForked
+    | GenerationRecovered
     | GenerationFinished
     | ModelLoading
     | ModelLoaded
@@ -296,7 +375,5 @@ Event = Annotated[
 ]
 
 EventAdapter: TypeAdapter[Event] = TypeAdapter(Event)
-EventListAdapter: TypeAdapter[list[Event]] = TypeAdapter(list[Event])
-"""What the worker sends: the events of one step, as one JSON array."""
 
 TokenEvent = GenerationDelta | ReasoningDelta | ToolCallDelta

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 
 from engine.commands import WorkerCommand, WorkerCommandAdapter
-from engine.events import Event, EventListAdapter
+from engine.replies import Message, MessageListAdapter
 
 
-def send_events(connection: Connection, events: Sequence[Event]) -> None:
+def send_messages(connection: Connection, messages: Sequence[Message]) -> None:
     """Blocks while the pipe is full. Raises OSError when the other side is gone."""
-    connection.send_bytes(b"[" + b",".join(event.model_dump_json().encode() for event in events) + b"]")
+    connection.send_bytes(b"[" + b",".join(message.model_dump_json().encode() for message in messages) + b"]")
 
 
-def receive_events(connection: Connection) -> list[Event]:
+def receive_messages(connection: Connection) -> list[Message]:
     """Blocks until a message is there. Raises EOFError or OSError when the other side is gone."""
-    return EventListAdapter.validate_json(connection.recv_bytes())
+    return MessageListAdapter.validate_json(connection.recv_bytes())
 
 
 def send_command(connection: Connection, command: WorkerCommand) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 from engine.backend import Sampled
-from engine.commands import Generate
 from engine.detokenize import Detokenizer, PieceCache
 from engine.events import Event, GenerationDelta, ToolCallDelta, ToolCallDone
+from engine.scheduler import Prepared
 from engine.stops import StopMatcher
 from engine.toolcalls import CallText, Piece, ToolCallParser
 from engine.types import Token, ToolCall
@@ -18,7 +20,8 @@ class Output:
     the end in a delta without tokens; so the texts of all deltas joined are always `text`.
     """
 
-    def __init__(self, command: Generate, pieces: PieceCache) -> None:
+    def __init__(self, prepared: Prepared, pieces: PieceCache) -> None:
+        command = prepared.command
         self.stopped = False
         """A stop string has been reached."""
         self.tool_calls: list[ToolCall] = []
@@ -29,18 +32,33 @@ class Output:
         self._stops = StopMatcher(command.stop) if command.stop else None
         self._calls = ToolCallParser(command.generation_id) if command.tools else None
         self._parts: list[str] = []
+        self._reasoning: list[str] = []
 
     @property
     def text(self) -> str:
+        """The answer without reasoning and calls, as delivered so far."""
         return "".join(self._parts)
 
-    def push(self, sampled: Sampled, t: float, events: list[Event]) -> None:
-        """Deliver one token, sampled at `t`."""
+    @property
+    def reasoning(self) -> str:
+        return "".join(self._reasoning)
+
+    def replay(self, tokens: Sequence[int], injected: Collection[int] = ()) -> None:
+        """Take tokens that were delivered before, with the indices of the injected ones; tells nobody."""
+        unheard: list[Event] = []
+        for token in tokens:
+            self.push(Sampled(token), 0.0, unheard, injected=self.n_tokens in injected)
+            unheard.clear()
+
+    def push(self, sampled: Sampled, t: float, events: list[Event], *, injected: bool = False) -> None:
+        """Deliver one token, sampled (or `injected`) at `t`."""
         text = self._detokenizer.push(sampled.token)
         if self._stops is not None:
             text = self._stops.push(text)
             self.stopped = self._stops.stopped
         token: Token = {"id": sampled.token, "index": self.n_tokens, "text": text, "t": t}
+        if injected:
+            token["injected"] = True
         if sampled.logprob is not None:
             token["logprob"] = sampled.logprob
             token["top"] = [

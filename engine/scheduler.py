@@ -13,6 +13,7 @@ from operator import attrgetter
 
 from engine.backend import Batch
 from engine.commands import Generate
+from engine.formats import Format
 from engine.slots import Slot
 
 
@@ -23,6 +24,12 @@ class Prepared:
     command: Generate
     prompt_tokens: list[int]
     trimmed_messages: int = 0
+    grammar: str | None = None
+    """GBNF that the answer obeys, checked."""
+    format: Format | None = None
+    """How the model writes reasoning and tool calls; None: all is plain text."""
+    reasoning_open: bool = False
+    """The prompt ends inside a reasoning block."""
 
 
 @dataclass(slots=True)

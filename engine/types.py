@@ -81,6 +81,36 @@ class Tool(Argument):
     function: FunctionSpec
 
 
+class NamedFunction(Argument):
+    name: str = Field(min_length=1, max_length=64)
+
+
+class NamedToolChoice(Argument):
+    """The model must call this function."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+ToolChoice = Literal["auto", "none", "required"] | NamedToolChoice
+"""`required`: the answer is one call or several of any of the tools."""
+
+
+class JsonSchemaSpec(Argument):
+    name: str = Field("answer", max_length=64)
+    description: str | None = None
+    json_schema: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+    """Taken and not needed: every schema is enforced, and what can't be is refused."""
+
+
+class ResponseFormat(Argument):
+    """What the answer must be, in OpenAI's chat form."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchemaSpec | None = None
+
+
 class TopToken(TypedDict):
     """One alternative for a token."""
 
@@ -112,6 +142,24 @@ class Usage(Value):
     cached_tokens: int
     """Prompt tokens taken over from the KV cache instead of being computed."""
     completion_tokens: int
+    draft_tokens: int = 0
+    """Tokens guessed by prompt lookup."""
+    accepted_tokens: int = 0
+    """Of these, those that the model chose as well."""
+
+
+BreakReason = Literal["system_prompt", "tools", "edited_message", "template", "other_conversation"]
+"""Why a prompt parts from what a slot holds: which part of it isn't as it was."""
+
+
+class PrefixBreak(Value):
+    """Where and why a prompt stopped matching what the best slot had in its KV cache."""
+
+    at: int
+    """Index of the first prompt token that differs."""
+    why: BreakReason
+    message: int | None = None
+    """For `edited_message`: index of the first message that differs."""
 
 
 class Timings(Value):
@@ -149,6 +197,26 @@ class ModelInfo(Value):
     devices: list[str]
     has_chat_template: bool
     load_ms: float
+    n_kv: int = 0
+    """Cells of the KV cache, shared by all slots."""
+    n_batch: int = 0
+    """Token budget of one step."""
+    n_ubatch: int = 0
+    """Tokens computed at once within a step."""
+    n_threads_batch: int = 0
+    """Threads for prompts; `n_threads` are those for single tokens."""
+    recurrent: bool = False
+    """Has a state instead of (or beside) a KV cache: prefixes can't be cut."""
+    embedding: bool = False
+    """Gives embeddings and generates nothing."""
+    n_embd: int = 0
+    """Length of an embedding."""
+    format: str | None = None
+    """How the model writes reasoning and tool calls: a named format, or `learned` from its template."""
+    tools: bool = False
+    """The chat template takes tools, and calls in answers are understood."""
+    reasoning: bool = False
+    """Answers may have a reasoning part that is told apart."""
 
 
 class WorkerConfig(Value):
@@ -162,9 +230,45 @@ class WorkerConfig(Value):
     """Tokens per slot; 0: what the model was trained for, at most 4096."""
     n_batch: int = Field(512, ge=1)
     """Token budget of one step."""
+    n_ubatch: int = Field(0, ge=0)
+    """Tokens computed at once within a step; 0: chosen for the model."""
+    n_kv: int = Field(0, ge=0)
+    """Cells of the KV cache, shared by all slots; 0: enough for all slots at their full length."""
     n_threads: int = Field(0, ge=0)
     """0: the machine's cores less one for the window."""
+    n_threads_batch: int = Field(0, ge=0)
+    """For prompts; 0: as `n_threads`."""
+    chat_template: str | None = None
+    """Jinja source that stands in for the model's own."""
     n_gpu_layers: int = -1
     """-1: all that the GPU takes, none where there is no GPU."""
+    tensor_split: list[float] = Field(default_factory=list)
+    """Share of the model on each GPU, where there are several; empty: by free memory."""
     queue_limit: int = Field(256, ge=1)
     """Waiting generations beyond the slots; more are answered `busy`."""
+
+
+class Resume(Value):
+    """Where a generation goes on that another worker, or another generation, has begun."""
+
+    kind: Literal["recovered", "forked"]
+    prompt_tokens: list[int]
+    """Taken as they are, instead of rendering and tokenizing again."""
+    tokens: list[int] = Field(default_factory=list)
+    """Completion tokens so far."""
+    injected: list[int] = Field(default_factory=list)
+    """Indices of those among them that weren't sampled."""
+    times: list[float] = Field(default_factory=list)
+    """When each was sampled (monotonic seconds)."""
+    n_drawn: int = 0
+    """How often the sampler has drawn, tokens included that were rewound."""
+    seed: int
+    cached_tokens: int = 0
+    started_t: float | None = None
+    computed_t: float | None = None
+    trimmed_messages: int = 0
+    reasoning_open: bool = False
+    """The prompt ends inside a reasoning block."""
+    paused: bool = False
+    draft_tokens: int = 0
+    accepted_tokens: int = 0

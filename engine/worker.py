@@ -28,30 +28,30 @@ from engine.core import EngineCore, Prepared
 from engine.errors import ErrorInfo, TokenglassError
 from engine.events import (
     EngineStarted,
-    Event,
     GenerationFinished,
     ModelFailed,
     ModelLoaded,
     ModelLoading,
 )
 from engine.prepare import Preparer
+from engine.replies import Message
 from engine.types import Timings, Usage, WorkerConfig
 
 PROGRESS_INTERVAL_S = 0.1
 
 
 class Outbox:
-    """Hands events to the `pipe-out` thread; what gathers while it sends goes out as one message."""
+    """Hands messages to the `pipe-out` thread; what gathers while it sends goes out as one message."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._queue: queue.SimpleQueue[Sequence[Event] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Sequence[Message] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="pipe-out", daemon=True)
         self._thread.start()
 
-    def put(self, events: Sequence[Event]) -> None:
-        if events:
-            self._queue.put(events)
+    def put(self, messages: Sequence[Message]) -> None:
+        if messages:
+            self._queue.put(messages)
 
     def close(self) -> None:
         """Send what is left and end."""
@@ -62,16 +62,16 @@ class Outbox:
         closing = False
         while not closing:
             item = self._queue.get()
-            events: list[Event] = []
+            messages: list[Message] = []
             while item is not None:
-                events.extend(item)
+                messages.extend(item)
                 if self._queue.empty():
                     break
                 item = self._queue.get()
             closing = item is None
-            if events:
+            if messages:
                 try:
-                    ipc.send_events(self._connection, events)
+                    ipc.send_messages(self._connection, messages)
                 except OSError:
                     os._exit(0)  # the app is gone
 
@@ -114,7 +114,7 @@ class Worker:
             self._loaded.wait()
             if isinstance(command, Cancel):
                 self._core.cancel(command.generation_id)
-            else:
+            elif isinstance(command, Generate):
                 self._prepare(command)
 
     def _prepare(self, command: Generate) -> None:

@@ -10,6 +10,7 @@ import os
 import time
 from multiprocessing.connection import Connection
 
+from engine.backend import SamplerSpec
 from engine.backends import llamacpp
 from engine.backends.llamacpp import lib
 from engine.types import SamplingParams, WorkerConfig
@@ -29,7 +30,7 @@ class BareLoop:
     def run(self, prompt: str, n_tokens: int, sampling: SamplingParams) -> list[float]:
         """Generate `n_tokens` after the prompt; the monotonic time of the start and of each token."""
         tokens = self._backend.tokenize(prompt, add_special=True, parse_special=True)
-        sampler = self._backend.new_sampler(sampling, 1, None)
+        sampler = self._backend.new_sampler(SamplerSpec(sampling, 1), tokens)
         chain, context, batch = sampler.chain, self._context, self._batch
         decode, sample, clock = lib.llama_decode, lib.llama_sampler_sample, time.monotonic
         times = [clock()]

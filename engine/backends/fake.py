@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Sequence
 from typing import Final, NoReturn
 
-from engine.backend import Batch, LoadProgress, Sampled, Sampler
+from engine.backend import Batch, LoadProgress, Sampled, Sampler, SamplerSpec
 from engine.errors import TokenglassError
 from engine.fakespec import FakeSpec
-from engine.types import ModelInfo, SamplingParams, WorkerConfig
+from engine.types import ModelInfo, WorkerConfig
 
 _SPECIAL: Final = ("<s>", "</s>", "<|im_start|>", "<|im_end|>")
 BOS, EOS, IM_START, IM_END = range(len(_SPECIAL))
@@ -60,15 +61,21 @@ def _mix(state: int, value: int) -> int:
 class FakeSampler:
     """The state of one generation's answer."""
 
-    def __init__(self, seed: int, n_logprobs: int | None) -> None:
-        self.seed = seed
-        self.n_logprobs = n_logprobs
+    def __init__(
+        self, spec: SamplerSpec, prompt: Sequence[int], completion: Sequence[int], n_drawn: int
+    ) -> None:
+        self.seed = spec.seed if spec.params.temperature > 0 else 0
+        self.n_logprobs = spec.n_logprobs
+        self.n_drawn = n_drawn
         self.sampled = 0
-        self.accepted = 0
+        self.accepted = len(prompt) + len(completion)
         self.answer: list[int] | None = None
         """What is left to say, last token first, where the whole answer is fixed."""
         self.length = 0
         self.closed = False
+
+    def allows(self, token: int) -> bool:
+        return 0 <= token < N_VOCAB
 
     def accept(self, token: int) -> None:
         assert 0 <= token < N_VOCAB
@@ -112,10 +119,10 @@ class FakeBackend:
         pieces = _WORD_PATTERN.findall(data)
         return [_TOKEN_OF[piece] if piece in _TOKEN_OF else _FIRST_BYTE + piece[0] for piece in pieces]
 
-    def piece(self, token: int) -> bytes:
+    def piece(self, token: int, *, special: bool = False) -> bytes:
         assert 0 <= token < N_VOCAB
         if token < _FIRST_BYTE:
-            return b""
+            return _SPECIAL[token].encode() if special else b""
         if token < _FIRST_WORD:
             return bytes((token - _FIRST_BYTE,))
         return _PIECES[token - _FIRST_WORD].encode()
@@ -123,8 +130,10 @@ class FakeBackend:
     def is_eog(self, token: int) -> bool:
         return token in (EOS, IM_END)
 
-    def new_sampler(self, params: SamplingParams, seed: int, n_logprobs: int | None) -> FakeSampler:
-        return FakeSampler(seed if params.temperature > 0 else 0, n_logprobs)
+    def new_sampler(
+        self, spec: SamplerSpec, prompt: Sequence[int], completion: Sequence[int] = (), n_drawn: int = 0
+    ) -> FakeSampler:
+        return FakeSampler(spec, prompt, completion, n_drawn)
 
     def decode(self, batch: Batch) -> None:
         n = len(batch.tokens)
@@ -162,6 +171,7 @@ class FakeBackend:
         self._misbehave()
         token = self._choose(sampler, sequence)
         sampler.sampled += 1
+        sampler.n_drawn += 1
         self._sampled += 1
         if sampler.n_logprobs is None:
             return Sampled(token)
@@ -226,6 +236,19 @@ class FakeBackend:
         del tokens[n_tokens:], hashes[n_tokens:]
         return n_tokens
 
+    def copy(self, source: int, target: int, n_tokens: int) -> int:
+        assert source != target
+        assert not self.held[target], "copies go to empty sequences"
+        assert 0 <= n_tokens <= len(self.held[source]), f"copy {n_tokens} of {len(self.held[source])} tokens"
+        if self._spec.recurrent and n_tokens < len(self.held[source]):
+            return 0
+        self.held[target] = self.held[source][:n_tokens]
+        self._hashes[target] = self._hashes[source][:n_tokens]
+        return n_tokens
+
+    def embed(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
+        raise TokenglassError("bad_state", "fake model: it gives no embeddings", hint=f"{len(inputs)} asked")
+
     def close(self) -> None:
         self.held.clear()
         self._hashes.clear()
@@ -273,6 +296,11 @@ def load(config: WorkerConfig, progress: LoadProgress) -> FakeBackend:
         n_gpu_layers=0,
         devices=["none"],
         has_chat_template=True,
+        n_kv=config.n_kv or n_ctx * (spec.slots or config.n_slots),
+        n_batch=config.n_batch,
+        n_ubatch=config.n_batch,
+        n_threads_batch=1,
+        recurrent=spec.recurrent,
         load_ms=(time.monotonic() - start) * 1000,
     )
     return FakeBackend(spec, info, config.n_batch)

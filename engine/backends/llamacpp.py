@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import llama_cpp
 import numpy as np
 from llama_cpp import llama_cpp as lib
 
-from engine.backend import Batch, LoadProgress, Sampled, Sampler
+from engine.backend import Batch, LoadProgress, Sampled, Sampler, SamplerSpec
 from engine.errors import TokenglassError
 from engine.gguf import read_header
 from engine.types import ModelInfo, SamplingParams, WorkerConfig
@@ -51,8 +52,16 @@ def _log(level: int, text: bytes, _: ctypes.c_void_p) -> None:
 class LlamaSampler:
     """A sampler chain in llama.cpp's usual order: bias, penalties, top-k, top-p, min-p, temperature, draw."""
 
-    def __init__(self, params: SamplingParams, seed: int, n_vocab: int, n_logprobs: int | None) -> None:
-        self.n_logprobs = n_logprobs
+    def __init__(
+        self, spec: SamplerSpec, n_vocab: int, prompt: Sequence[int], completion: Sequence[int], n_drawn: int
+    ) -> None:
+        self.n_logprobs = spec.n_logprobs
+        self.n_drawn = n_drawn
+        self._build(spec.params, spec.seed, n_vocab)
+        for token in [*prompt[-PENALTY_LAST_N:], *completion][-PENALTY_LAST_N:]:
+            self.accept(token)
+
+    def _build(self, params: SamplingParams, seed: int, n_vocab: int) -> None:
         self.chain = chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
 
         def add(sampler: Any) -> None:
@@ -87,6 +96,9 @@ class LlamaSampler:
             add(lib.llama_sampler_init_min_p(params.min_p, 1))
         add(lib.llama_sampler_init_temp(params.temperature))
         add(lib.llama_sampler_init_dist(seed))
+
+    def allows(self, token: int) -> bool:
+        return token >= 0
 
     def accept(self, token: int) -> None:
         if self._penalizes:
@@ -142,19 +154,21 @@ class LlamaBackend:
                 raise TokenglassError("invalid_prompt", "the prompt is too long to be tokenized")
             size = -n
 
-    def piece(self, token: int) -> bytes:
+    def piece(self, token: int, *, special: bool = False) -> bytes:
         buffer = self._piece_buffer
-        n = lib.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
+        n = lib.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, special)
         if n < 0:
             self._piece_buffer = buffer = ctypes.create_string_buffer(-n)
-            n = lib.llama_token_to_piece(self._vocab, token, buffer, -n, 0, False)
+            n = lib.llama_token_to_piece(self._vocab, token, buffer, -n, 0, special)
         return buffer.raw[:n]
 
     def is_eog(self, token: int) -> bool:
         return bool(lib.llama_vocab_is_eog(self._vocab, token))
 
-    def new_sampler(self, params: SamplingParams, seed: int, n_logprobs: int | None) -> LlamaSampler:
-        return LlamaSampler(params, seed, self._n_vocab, n_logprobs)
+    def new_sampler(
+        self, spec: SamplerSpec, prompt: Sequence[int], completion: Sequence[int] = (), n_drawn: int = 0
+    ) -> LlamaSampler:
+        return LlamaSampler(spec, self._n_vocab, prompt, completion, n_drawn)
 
     def decode(self, batch: Batch) -> None:
         n = len(batch.tokens)
@@ -175,6 +189,7 @@ class LlamaBackend:
     def sample(self, sampler: Sampler, index: int) -> Sampled:
         assert isinstance(sampler, LlamaSampler)
         token = lib.llama_sampler_sample(sampler.chain, self._context, index)
+        sampler.n_drawn += 1
         logits = lib.llama_get_logits_ith(self._context, index)
         chosen = logits[token]
         if not -1e30 < chosen < 1e30:  # NaN compares false as well
@@ -207,6 +222,16 @@ class LlamaBackend:
             return n_tokens
         lib.llama_memory_seq_rm(memory, sequence, -1, -1)
         return 0
+
+    def copy(self, source: int, target: int, n_tokens: int) -> int:
+        memory = self._memory
+        if self.info.recurrent and lib.llama_memory_seq_pos_max(memory, source) != n_tokens - 1:
+            return 0  # a state holds all its tokens or none
+        lib.llama_memory_seq_cp(memory, source, target, 0, n_tokens)
+        return n_tokens
+
+    def embed(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
+        raise TokenglassError("bad_state", f"this model gives no embeddings ({len(inputs)} asked)")
 
     def close(self) -> None:
         lib.llama_free(self._context)
@@ -254,6 +279,7 @@ def load(config: WorkerConfig, progress: LoadProgress) -> LlamaBackend:
     params = lib.llama_context_default_params()
     params.n_seq_max = config.n_slots
     params.n_ctx = n_ctx * config.n_slots
+    params.kv_unified = True  # sequences share cells, so that prefixes are copied for nothing
     params.n_batch = params.n_ubatch = config.n_batch
     params.n_threads = params.n_threads_batch = n_threads
     params.swa_full = True  # a window cache can't give back an old prefix
@@ -280,6 +306,12 @@ def load(config: WorkerConfig, progress: LoadProgress) -> LlamaBackend:
         n_gpu_layers=n_gpu_layers,
         devices=devices,
         has_chat_template=header.has_chat_template,
+        n_kv=n_ctx * config.n_slots,
+        n_batch=config.n_batch,
+        n_ubatch=config.n_batch,
+        n_threads_batch=n_threads,
+        recurrent=lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model),
+        n_embd=lib.llama_model_n_embd(model),
         load_ms=(time.monotonic() - began) * 1000,
     )
     return LlamaBackend(model, context, info, config.n_batch)

@@ -19,6 +19,7 @@ ENGINE_FOR_APP = (
     "engine.events",
     "engine.commands",
     "engine.errors",
+    "engine.replies",
     "engine.client",
     "engine.ipc",
     "engine.entry",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from engine.backend import Batch
+from engine.backend import Batch, SamplerSpec
 from engine.backends import fake
 from engine.commands import Generate
 from engine.core import EngineCore, Prepared
@@ -56,8 +56,10 @@ class WatchedBackend(fake.FakeBackend):
         self.batches: list[Batch] = []
         self.during_decode: Callable[[], None] = lambda: None
 
-    def new_sampler(self, params: SamplingParams, seed: int, n_logprobs: int | None) -> fake.FakeSampler:
-        sampler = super().new_sampler(params, seed, n_logprobs)
+    def new_sampler(
+        self, spec: SamplerSpec, prompt: Sequence[int], completion: Sequence[int] = (), n_drawn: int = 0
+    ) -> fake.FakeSampler:
+        sampler = super().new_sampler(spec, prompt, completion, n_drawn)
         self.samplers.append(sampler)
         return sampler
 

@@ -20,6 +20,7 @@ from engine import entry, ipc
 from engine.client import EngineClient, ExitInfo
 from engine.commands import Cancel, Generate
 from engine.events import (
+    BaseEvent,
     EngineStarted,
     Event,
     GenerationDelta,
@@ -29,6 +30,7 @@ from engine.events import (
     ModelLoaded,
     StepMetrics,
 )
+from engine.replies import Message
 from engine.types import ChatMessage, SamplingParams, WorkerConfig
 
 E = TypeVar("E")
@@ -45,12 +47,12 @@ class Recorder:
             WorkerConfig(model_id="m", model_path=model, **config),
             epoch=1,
             log_path=tmp_path / "engine.log",
-            on_events=self._on_events,
+            on_messages=self._on_messages,
             on_exit=self._on_exit,
         )
 
-    def _on_events(self, events: list[Event]) -> None:
-        self.events.extend(events)
+    def _on_messages(self, messages: list[Message]) -> None:
+        self.events.extend(message for message in messages if isinstance(message, BaseEvent))
         self._changed.set()
 
     def _on_exit(self, info: ExitInfo) -> None:
@@ -300,7 +302,7 @@ def test_a_worker_that_cannot_be_understood_is_ended(tmp_path: Path, monkeypatch
     def garbled(_: object) -> list[Event]:
         raise ValueError("not an event")
 
-    monkeypatch.setattr(ipc, "receive_events", garbled)
+    monkeypatch.setattr(ipc, "receive_messages", garbled)
 
     async def scenario() -> None:
         worker = Recorder(tmp_path, "fake:")

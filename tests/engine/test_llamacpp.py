@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.backend import Batch
+from engine.backend import Batch, SamplerSpec
 from engine.backends import llamacpp
 from engine.errors import TokenglassError
 from engine.events import GenerationFinished, GenerationStarted, StepMetrics
@@ -35,7 +35,7 @@ def feed(backend: llamacpp.LlamaBackend, tokens: list[int], sequence: int, start
 def greedy(
     backend: llamacpp.LlamaBackend, prompt: list[int], sequence: int, n: int, kept: int = 0
 ) -> list[int]:
-    sampler = backend.new_sampler(GREEDY, 1, None)
+    sampler = backend.new_sampler(SamplerSpec(GREEDY, 1, None), [])
     index = feed(backend, prompt, sequence, kept)
     tokens: list[int] = []
     for _ in range(n):
@@ -71,12 +71,12 @@ def test_logprobs_are_those_of_the_logits(backend: llamacpp.LlamaBackend) -> Non
     backend.keep(0, 0)
     prompt = backend.tokenize("Hello", add_special=True, parse_special=True)
     index = feed(backend, prompt, 0)
-    sampler = backend.new_sampler(GREEDY, 1, 5)
+    sampler = backend.new_sampler(SamplerSpec(GREEDY, 1, 5), [])
     sampled = backend.sample(sampler, index)
     assert sampled.top[0][0] == sampled.token, "greedy takes the likeliest"
     assert sampled.logprob == pytest.approx(sampled.top[0][1], abs=1e-4)
     assert [p for _, p in sampled.top] == sorted((p for _, p in sampled.top), reverse=True)
-    everything = backend.sample(backend.new_sampler(GREEDY, 1, backend.info.n_vocab), index)
+    everything = backend.sample(backend.new_sampler(SamplerSpec(GREEDY, 1, backend.info.n_vocab), []), index)
     assert sum(math.exp(p) for _, p in everything.top) == pytest.approx(1, abs=1e-3)
 
 
@@ -86,7 +86,7 @@ def test_the_same_seed_draws_the_same(backend: llamacpp.LlamaBackend) -> None:
     params = SamplingParams(temperature=1.5, top_k=0, top_p=1, min_p=0)
 
     def draw(seed: int) -> list[int]:
-        sampler = backend.new_sampler(params, seed, None)
+        sampler = backend.new_sampler(SamplerSpec(params, seed, None), [])
         return [backend.sample(sampler, index).token for _ in range(20)]
 
     assert draw(7) == draw(7)
@@ -96,10 +96,12 @@ def test_the_same_seed_draws_the_same(backend: llamacpp.LlamaBackend) -> None:
 def test_logit_bias_and_penalties_act(backend: llamacpp.LlamaBackend) -> None:
     backend.keep(0, 0)
     index = feed(backend, backend.tokenize("Hello", add_special=True, parse_special=True), 0)
-    best = backend.sample(backend.new_sampler(GREEDY, 1, None), index).token
+    best = backend.sample(backend.new_sampler(SamplerSpec(GREEDY, 1, None), []), index).token
     banned = SamplingParams(temperature=0, logit_bias={best: -100.0, 10**6: 1.0})
-    assert backend.sample(backend.new_sampler(banned, 1, None), index).token != best
-    sampler = backend.new_sampler(SamplingParams(temperature=0, presence_penalty=10.0), 1, None)
+    assert backend.sample(backend.new_sampler(SamplerSpec(banned, 1, None), []), index).token != best
+    sampler = backend.new_sampler(
+        SamplerSpec(SamplingParams(temperature=0, presence_penalty=10.0), 1, None), []
+    )
     sampler.accept(best)
     assert backend.sample(sampler, index).token != best
 

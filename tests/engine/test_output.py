@@ -12,6 +12,7 @@ from engine.commands import Generate
 from engine.detokenize import PieceCache
 from engine.events import Event, GenerationDelta, ToolCallDelta, ToolCallDone
 from engine.output import Output
+from engine.scheduler import Prepared
 from engine.types import Token, ToolCall
 from tests.engine.harness import CLOCK_TOOL
 
@@ -29,7 +30,7 @@ def feed(chunks: list[bytes], *, stop: list[str], tools: bool) -> tuple[Output, 
         stop=stop,
         tools=[CLOCK_TOOL] if tools else [],
     )
-    output = Output(command, PieceCache(chunks.__getitem__))
+    output = Output(Prepared(command, []), PieceCache(chunks.__getitem__))
     events: list[Event] = []
     for i in range(len(chunks)):
         output.push(Sampled(i), float(i), events)
