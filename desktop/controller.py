@@ -21,6 +21,7 @@ from desktop.bridge import Bridge
 from desktop.conversations import PAGE
 from desktop.engine_status import EngineStatus
 from desktop.live_status import LiveStatus
+from desktop.steering import Steering
 from desktop.tasks import Tasks
 from desktop.topbar import describe
 from desktop.window import Window
@@ -54,6 +55,7 @@ class Controller(QObject):
         self.bridge = Bridge(window.meter)
         self.client = core.connect_local("window", "window", self.bridge.on_ready)
         self.tasks = Tasks(self._task_failed)
+        self.steering = Steering(window, self.client, self.tasks)
         self._conversation: str | None = None
         self._names: dict[str, str] = {}
         self._frames_before = 0
@@ -79,7 +81,7 @@ class Controller(QObject):
         top.modelMenuRequested.connect(lambda: self.tasks.spawn(self._model_menu()))
         top.modelChosen.connect(lambda model: self.tasks.spawn(self.load_model(model)))
         top.openFileRequested.connect(lambda: self.tasks.spawn(self._open_file()))
-        top.samplingChanged.connect(lambda values: self.tasks.spawn(self._set({"sampling": values})))
+        top.samplingChanged.connect(lambda values: self.tasks.spawn(self._set_sampling(values)))
         top.themeChosen.connect(lambda choice: self.tasks.spawn(self._set({"theme": choice})))
         window.fileDropped.connect(lambda path: self.tasks.spawn(self._add_and_load(Path(path))))
         window.status.copyRequested.connect(self._copy)
@@ -255,7 +257,9 @@ class Controller(QObject):
                 if self._conversation is None:
                     self._conversation = conversation_id
                     await self._show_conversation()
-            await self.client.request("generate", conversation_id=conversation_id, content=text)
+            await self.client.request(
+                "generate", conversation_id=conversation_id, content=text, logprobs=self.steering.logprobs
+            )
         except TokenglassError:
             if not chat.composer.text:
                 chat.composer.set_text(text)
@@ -265,7 +269,9 @@ class Controller(QObject):
 
     async def _regenerate(self, parent: str) -> None:
         if self._conversation is not None:
-            await self.client.request("generate", conversation_id=self._conversation, parent=parent)
+            await self.client.request(
+                "generate", conversation_id=self._conversation, parent=parent, logprobs=self.steering.logprobs
+            )
 
     async def _stop(self, generation_id: str) -> None:
         await self.client.request("cancel", generation_id=generation_id)
@@ -351,6 +357,11 @@ class Controller(QObject):
         await self.client.request("models.load", model=model, force=True)
 
     # ---- the rest
+
+    async def _set_sampling(self, values: dict[str, Any]) -> None:
+        """For the next answers, and at once for the one that runs."""
+        await self.steering.update(values)
+        await self._set({"sampling": values})
 
     async def _set(self, settings: dict[str, Any]) -> None:
         await self.client.request("settings.set", settings=settings)

@@ -20,6 +20,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from desktop.hands import Hands
 from desktop.theme import BODY, RADIUS, TEXT, Choice, Theme, ui_font
 from engine.types import SamplingParams
 
@@ -133,13 +134,14 @@ class SamplingPopover(QFrame):
             grid.addWidget(box, row, 2)
             self._boxes[name] = box
             self._sliders[name] = (slider, step)
-        note = QLabel("For the next generations")
-        note.setProperty("look", "muted")
+        self.note = QLabel()
+        self.note.setProperty("look", "muted")
+        self.show_running(running=False)
         self.reset_button = QPushButton("Defaults")
         self.reset_button.setProperty("look", "link")
         self.reset_button.setFont(ui_font(TEXT))
         self.reset_button.clicked.connect(self._reset)
-        grid.addWidget(note, len(self._ROWS), 0, 1, 2)
+        grid.addWidget(self.note, len(self._ROWS), 0, 1, 2)
         grid.addWidget(self.reset_button, len(self._ROWS), 2, Qt.AlignmentFlag.AlignRight)
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
@@ -155,6 +157,10 @@ class SamplingPopover(QFrame):
             f"QSlider::handle:horizontal {{ background: {theme.accent}; width: 12px; height: 12px;"
             " margin: -5px 0; border-radius: 6px; }"
         )
+
+    def show_running(self, *, running: bool) -> None:
+        """Say what a change applies to."""
+        self.note.setText("From the next token on" if running else "For the next answers")
 
     def values(self) -> dict[str, float | int]:
         return {name: round(box.value(), 2) for name, box in self._boxes.items()}
@@ -241,6 +247,15 @@ class TopBar(QWidget):
             group.addAction(action)
             self._theme_actions[choice] = action
         self.menu = QMenu(self)
+        self.hands = Hands()
+        self.tokens_button = QPushButton("Tokens")
+        self.tokens_button.setFont(ui_font(TEXT))
+        self.tokens_button.setProperty("look", "flat")
+        self.tokens_button.setCheckable(True)
+        self.tokens_button.setShortcut("Ctrl+T")
+        self.tokens_button.setToolTip(
+            "Show answers token by token, with how likely each one was (Ctrl+T); press a token to branch"
+        )
         layout = QHBoxLayout(self)
         layout.setContentsMargins(16, 0, 12, 0)
         layout.setSpacing(12)
@@ -248,6 +263,8 @@ class TopBar(QWidget):
         layout.addWidget(self.model_button)
         layout.addWidget(self.sampling_button)
         layout.addStretch()
+        layout.addWidget(self.hands)
+        layout.addWidget(self.tokens_button)
         layout.addWidget(self.panel_button)
         layout.addWidget(self.theme_button)
         self.show_sampling(SamplingParams().model_dump())

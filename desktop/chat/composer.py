@@ -11,6 +11,7 @@ from desktop.theme import BODY, TEXT, Theme, ui_font
 
 MAX_LINES = 8
 PLACEHOLDER = "Write a message…"
+PLACEHOLDER_PAUSED = "Paused. What you write here goes into the answer…"
 
 
 class _Input(QPlainTextEdit):
@@ -89,6 +90,8 @@ class Composer(QWidget):
 
     sendRequested = Signal(str)
     stopRequested = Signal()
+    injectRequested = Signal(str)
+    """Text for the paused answer, as it was typed."""
     textChanged = Signal()
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
@@ -96,6 +99,7 @@ class Composer(QWidget):
         self._running = False
         self._reason = ""
         self._held = False
+        self._paused = False
         self._theme = theme
         self._box = _Box(theme, self)
         self.input = _Input(self._box)
@@ -137,14 +141,21 @@ class Composer(QWidget):
         self.input.setFocus()
         self.input.insertPlainText(text)
 
-    def set_state(self, *, running: bool, reason: str, held: bool = False) -> None:
+    def set_state(self, *, running: bool, reason: str, held: bool = False, paused: bool = False) -> None:
         """Stop in place of Send while an answer runs; `reason` says why nothing can be sent, if so.
 
-        `held`: nothing is sent for the moment, which isn't worth a word.
+        `held`: nothing is sent for the moment, which isn't worth a word. `paused`: what is written goes
+        into the answer that is held.
         """
-        if (running, reason, held) != (self._running, self._reason, self._held):
-            self._running, self._reason, self._held = running, reason, held
+        state = (running, reason, held, paused)
+        if state != (self._running, self._reason, self._held, self._paused):
+            self._running, self._reason, self._held, self._paused = state
             self._show()
+
+    @property
+    def _injects(self) -> bool:
+        """Whether the text would go into a paused answer."""
+        return self._paused and bool(self.text.strip())
 
     def set_theme(self, theme: Theme) -> None:
         self._theme = theme
@@ -161,14 +172,16 @@ class Composer(QWidget):
 
     def _show(self) -> None:
         theme = self._theme
-        self.input.setPlaceholderText(self._reason or PLACEHOLDER)
+        self.input.setPlaceholderText(self._reason or (PLACEHOLDER_PAUSED if self._paused else PLACEHOLDER))
         self.input.viewport().update()  # Qt repaints only when a placeholder comes or goes
         ready = self._running or (not self._reason and not self._held and bool(self.text.strip()))
-        self.button.setText("■  Stop" if self._running else "Send")
-        self.button.setToolTip("Stop this answer (Esc)" if self._running else "Send (Enter)")
-        self.button.setAccessibleName("Stop" if self._running else "Send")
+        stops = self._running and not self._injects
+        self.button.setText("■  Stop" if stops else "Insert" if self._running else "Send")
+        tip = "Stop this answer (Esc)" if stops else "Put this into the answer (Enter)"
+        self.button.setToolTip(tip if self._running else "Send (Enter)")
+        self.button.setAccessibleName("Stop" if stops else "Insert" if self._running else "Send")
         self.button.setEnabled(ready)
-        if self._running:
+        if stops:
             back, front = theme.stop, "#ffffff"
         elif ready:
             back, front = theme.accent, theme.window
@@ -190,12 +203,17 @@ class Composer(QWidget):
         self._box.update()
 
     def _clicked(self) -> None:
-        if self._running:
+        if self._running and not self._injects:
             self.stopRequested.emit()
         else:
             self._enter()
 
     def _enter(self) -> None:
+        if self._injects:
+            text = self.text
+            self.input.clear()
+            self.injectRequested.emit(text)
+            return
         text = self.text.strip()
         if text and not self._running and not self._reason and not self._held:
             self.input.clear()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from desktop.chat.model import Phase, Status, Turn
@@ -13,7 +13,11 @@ from engine.events import (
     GenerationDelta,
     GenerationEvent,
     GenerationFinished,
+    GenerationForked,
+    GenerationPaused,
     GenerationQueued,
+    GenerationResumed,
+    GenerationRewound,
     GenerationStarted,
     PromptProgress,
     ReasoningDelta,
@@ -21,10 +25,12 @@ from engine.events import (
     ToolCallDelta,
     ToolCallDone,
 )
-from engine.types import ToolCall
+from engine.types import Token, ToolCall
 
 KEPT = 200
 """Finished generations that are remembered, the latest ones."""
+KEPT_TOKENS = 16
+"""Of these, how many keep their tokens one by one."""
 
 
 @dataclass(slots=True)
@@ -45,13 +51,18 @@ class Generation:
     finished: GenerationFinished | None = None
     tokens: int = 0
     """Index of the next token that isn't in the text yet."""
+    written: list[Token] = field(default_factory=list)
+    """The tokens of the text, one by one."""
+    whole: bool = True
+    """All tokens of the text are known."""
+    paused: bool = False
     partial: bool = False
     """Its beginning was missed, so the text is known only when it is finished."""
 
     @staticmethod
     def from_snapshot(data: Mapping[str, Any]) -> Generation:
         """One of a snapshot's `generations`."""
-        running = data["state"] == "running"
+        running = data["state"] != "queued"
         return Generation(
             id=str(data["generation_id"]),
             queued=GenerationQueued.model_validate(data),
@@ -63,6 +74,8 @@ class Generation:
             total=data["prompt_total"],
             trimmed=data.get("trimmed_messages", 0),
             tokens=data["completion_tokens"],
+            paused=data["state"] == "paused",
+            whole=not data["completion_tokens"],
         )
 
     @property
@@ -84,6 +97,7 @@ class Generation:
     def fold(self, event: GenerationEvent) -> None:
         match event:
             case GenerationDelta():
+                self.written += [token for token in event.tokens if token["index"] >= self.tokens]
                 self.text += self._take(event)
             case ReasoningDelta():
                 self.reasoning += self._take(event)
@@ -101,8 +115,16 @@ class Generation:
                 self.trimmed = event.trimmed_messages
             case PromptProgress():
                 self.done, self.total = event.done, event.total
+            case GenerationPaused():
+                self.paused = True
+            case GenerationResumed():
+                self.paused = False
+            case GenerationRewound():
+                self.calls.clear()
+                self._stand(event)
             case GenerationFinished():
                 self.finished = event
+                self.paused = False
                 self.partial = False
                 self.phase = ""
                 self.text = event.text
@@ -111,6 +133,19 @@ class Generation:
                 self.calls.clear()
             case _:
                 pass
+
+    def branch(self, event: GenerationForked) -> Generation:
+        """The generation that starts with this one's first tokens."""
+        found = Generation(event.branch_id, written=list(self.written), whole=self.whole)
+        found._stand(event)
+        return found
+
+    def _stand(self, event: GenerationRewound | GenerationForked) -> None:
+        """Stand where the event says, whatever was written before."""
+        self.text, self.reasoning = event.text, event.reasoning
+        self.tool_calls = list(event.tool_calls)
+        self.tokens = event.at_token
+        self.written = [token for token in self.written if token["index"] < event.at_token]
 
     def _take(self, event: TokenEvent) -> str:
         """The text of a delta that isn't known yet: after a snapshot, the stream may begin before it."""
@@ -139,6 +174,8 @@ class Generation:
             "done": self.done,
             "total": self.total,
             "trimmed": self.trimmed,
+            "paused": self.paused,
+            "tokens": tuple(self.written) if self.whole else (),
         }
         if self.queued is not None:
             known["model"] = self.queued.model
@@ -191,7 +228,11 @@ class Generations:
             partial = not isinstance(event, GenerationQueued)
             found = self._known[event.generation_id] = Generation(event.generation_id, partial=partial)
         found.fold(event)
-        if found.finished is not None and len(self._known) > KEPT:
+        if isinstance(event, GenerationForked):
+            branch = found.branch(event)
+            queued = self._known.get(event.branch_id)
+            self._known[branch.id] = branch if queued is None else replace(branch, queued=queued.queued)
+        if found.finished is not None:
             self._forget()
         return found
 
@@ -204,5 +245,7 @@ class Generations:
 
     def _forget(self) -> None:
         ended = [key for key, generation in self._known.items() if generation.finished is not None]
+        if len(ended) > KEPT_TOKENS:
+            self._known[ended[-KEPT_TOKENS - 1]].written.clear()
         for key in ended[: max(0, len(self._known) - KEPT)]:
             del self._known[key]

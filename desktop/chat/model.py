@@ -9,7 +9,7 @@ from typing import Any, Literal
 from PySide6.QtCore import QAbstractListModel, QByteArray, QModelIndex, QObject, QPersistentModelIndex, Qt
 
 from engine.errors import ErrorInfo
-from engine.types import Timings, ToolCall, Usage
+from engine.types import Timings, Token, ToolCall, Usage
 
 Status = Literal["complete", "streaming", "interrupted", "cancelled", "error"]
 Phase = Literal["", "queued", "prompt", "decoding"]
@@ -96,6 +96,9 @@ class Turn:
     """Prompt tokens computed so far, and all of them."""
     trimmed: int = 0
     """Oldest messages of the conversation that didn't fit into the context."""
+    paused: bool = False
+    tokens: tuple[Token, ...] = ()
+    """Of the text, where they are known one by one."""
 
     loose: bool = False
     """Belongs to no conversation: a generation of another program, in the live view."""

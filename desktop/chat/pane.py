@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from PySide6.QtCore import Qt, Signal
+from PySide6.QtCore import QPoint, Qt, Signal
 from PySide6.QtGui import (
     QAccessible,
     QAccessibleAnnouncementEvent,
@@ -20,6 +20,7 @@ from PySide6.QtGui import (
 from PySide6.QtWidgets import QFrame, QLabel, QStackedWidget, QVBoxLayout, QWidget
 
 from api.bus import Envelope
+from desktop.chat.alternatives import Alternatives
 from desktop.chat.composer import Composer
 from desktop.chat.empty import EmptyState
 from desktop.chat.live import Generation, Generations
@@ -35,6 +36,7 @@ from engine.events import (
     ModelLoaded,
     ModelLoading,
 )
+from engine.types import Token
 
 _REASONS = {
     "stopped": "The engine isn't running",
@@ -60,6 +62,12 @@ class ChatPane(QWidget):
     """Another answer to the user message with this id."""
     variantRequested = Signal(str)
     """Show the branch through the message with this id."""
+    injectRequested = Signal(str, str)
+    """Into the paused generation with this id: a text."""
+    forkRequested = Signal(str, int, object)
+    """Of the generation with this id: the token to branch at, and the id to take there."""
+    runningChanged = Signal()
+    """`running_turn` is another one, or in another state."""
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -70,6 +78,8 @@ class ChatPane(QWidget):
         self._live_client: str | None = None
         self._drafts: dict[str | None, str] = {}
         self._busy = False
+        self._shown: tuple[str, bool, bool] | None = None
+        """Generation, whether it is paused, whether it has text: as told last."""
         self._waiting = ""
         """Why the engine takes nothing now, though it will."""
         self._reason = _REASONS["starting"]
@@ -94,9 +104,11 @@ class ChatPane(QWidget):
         layout.addWidget(self.composer)
         self.composer.sendRequested.connect(self._send)
         self.composer.stopRequested.connect(self._stop)
+        self.composer.injectRequested.connect(self._inject)
         self.empty.chosen.connect(self._send)
         self.view.regenerateRequested.connect(self._regenerate)
         self.view.variantRequested.connect(self.variantRequested)
+        self.view.tokenPressed.connect(self._token_pressed)
         copy = QShortcut(QKeySequence("Ctrl+Shift+C"), self)
         copy.setContext(Qt.ShortcutContext.WindowShortcut)
         copy.activated.connect(self.copy_last_answer)
@@ -117,8 +129,14 @@ class ChatPane(QWidget):
     @property
     def running(self) -> str | None:
         """Id of a generation that is being shown and hasn't ended."""
+        turn = self.running_turn
+        return turn.generation_id if turn is not None else None
+
+    @property
+    def running_turn(self) -> Turn | None:
+        """The answer that is being shown and hasn't ended."""
         turn = self.model.running
-        return turn.generation_id or None if turn is not None else None
+        return turn if turn is not None and turn.generation_id else None
 
     def show_conversation(self, data: Mapping[str, Any] | None) -> None:
         """Show what `conversations.get` answered; None: a conversation that doesn't exist yet."""
@@ -320,6 +338,20 @@ class ChatPane(QWidget):
         if running:
             self.stopRequested.emit(running)
 
+    def _inject(self, text: str) -> None:
+        running = self.running
+        if running:
+            self.injectRequested.emit(running, text)
+
+    def _token_pressed(self, generation_id: str, token: Token, where: QPoint) -> None:
+        generation = self._generations.get(generation_id)
+        if generation is None:
+            return
+        before = next((t for t in reversed(generation.written) if t["index"] < token["index"]), None)
+        popup = Alternatives(self, self._theme, token, before, generation.finished is None)
+        popup.chosen.connect(lambda index, token_id: self.forkRequested.emit(generation_id, index, token_id))
+        popup.open_at(where)
+
     def _regenerate(self, answer_id: str) -> None:
         row = self.model.row_of(answer_id)
         if row is None or self._reason or self.running:
@@ -337,8 +369,13 @@ class ChatPane(QWidget):
         self._stack.setCurrentWidget(page)
         self.composer.setVisible(not self._live)
         self._line.setVisible(not self._live)
-        running = self.running is not None
-        self.composer.set_state(running=running, reason=self._reason, held=self._busy)
+        turn = self.running_turn
+        running, paused = turn is not None, turn is not None and turn.paused
+        self.composer.set_state(running=running, reason=self._reason, held=self._busy, paused=paused)
+        state = (turn.generation_id, paused, bool(turn.text)) if turn is not None else None
+        if state != self._shown:
+            self._shown = state
+            self.runningChanged.emit()
         idle = not running and not self._reason and not self._busy
         self.view.block(frozenset() if idle else frozenset({"regenerate"}), self._waiting)
         self.empty.set_enabled(not self._reason and not self._busy)

@@ -185,6 +185,9 @@ def _figures(painter: QPainter, row: Row, at: QPointF) -> None:
 def _progress(painter: QPainter, row: Row, at: QPointF, waiting: str) -> None:
     style, turn = row.style, row.turn
     text = figures.progress(turn, waiting)
+    if turn.paused:
+        _paused(painter, row, at)
+        return
     if not text:
         _bar(painter, _caret(row).translated(at), style.caret)
         return
@@ -198,6 +201,19 @@ def _progress(painter: QPainter, row: Row, at: QPointF, waiting: str) -> None:
         _bar(painter, bar, style.border)
         bar.setWidth(max(4.0, BAR * min(1.0, turn.done / turn.total)))
         _bar(painter, bar, style.tool)
+
+
+def _paused(painter: QPainter, row: Row, at: QPointF) -> None:
+    """Two bars in the caret's place, and a word below the text."""
+    style = row.style
+    caret = _caret(row).translated(at)
+    caret.setWidth(3)
+    _bar(painter, caret, style.warn)
+    _bar(painter, caret.translated(6, 0), style.warn)
+    painter.setFont(style.small)
+    painter.setPen(style.warn)
+    line = QRectF(0, row.body_end + 4, row.width, LINE_ROW).translated(at)
+    painter.drawText(line, MIDDLE, "Paused")
 
 
 def _caret(row: Row) -> QRectF:

@@ -16,8 +16,10 @@ from desktop.chat.model import Turn
 from desktop.chat.pieces import Piece, RulePiece, TextPiece
 from desktop.chat.style import Style
 from desktop.chat.table import TablePiece
+from desktop.chat.tokens import TokensPiece
+from engine.types import Token
 
-Act = Literal["copy", "regenerate", "variant", "thought", "more", "code"]
+Act = Literal["copy", "regenerate", "variant", "thought", "more", "code", "tokens"]
 
 BUBBLE_X, BUBBLE_Y = 14, 8
 BUBBLE_SHARE = 0.82
@@ -64,7 +66,7 @@ class Row:
         self.style = style
         self.width = width
         self.opened = opened
-        """What is unfolded: the reasoning (`thought`), a long message (`more`)."""
+        """What is unfolded: the reasoning (`thought`), a long message (`more`), or every token (`tokens`)."""
         self.height = 0
         self.pieces: list[Piece] = []
         self.tops: list[float] = []
@@ -197,6 +199,9 @@ class Row:
 
     def _take_text(self) -> None:
         """Bring the answer's pieces up to the turn's text."""
+        if "tokens" in self.opened and self.turn.tokens:
+            self._take_tokens()
+            return
         text = self.turn.text
         self._kept = len(self._answer)
         if not text.startswith(self._fed):
@@ -215,6 +220,13 @@ class Row:
             fresh.append(old if old is not None and old.update(block) else make_piece(block, self.style))
         self._committed = len(self._markdown.committed)
         self._answer = fresh
+
+    def _take_tokens(self) -> None:
+        turn = self.turn
+        piece = self._answer[0] if self._answer else None
+        if not isinstance(piece, TokensPiece) or not piece.show(turn.text, turn.tokens):
+            self._answer = [TokensPiece(turn.text, turn.tokens, self.style)]
+        self._kept = 0
 
     def _place_actions(self, y: float) -> None:
         turn = self.turn
@@ -269,6 +281,14 @@ class Row:
             return self.bubble.contains(x, y)
         number = self.piece_at(y)
         return number >= 0 and self.tops[number] <= y <= self.tops[number] + self.pieces[number].height
+
+    def token(self, x: float, y: float) -> Token | None:
+        """The token under a point, where tokens are shown one by one."""
+        number = self.piece_at(y)
+        piece = self.pieces[number] if number >= 0 else None
+        if not isinstance(piece, TokensPiece):
+            return None
+        return piece.token_at(x - self.left, y - self.tops[number])
 
     def link(self, x: float, y: float) -> str:
         number = self.piece_at(y)

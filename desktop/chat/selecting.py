@@ -122,7 +122,7 @@ class Selector(QObject):
         self._hover(number, button)
         shape = Qt.CursorShape.ArrowCursor
         if row is not None:
-            if button is not None or row.link(at.x(), at.y()):
+            if button is not None or row.link(at.x(), at.y()) or row.token(at.x(), at.y()) is not None:
                 shape = Qt.CursorShape.PointingHandCursor
             elif row.over_text(at.x(), at.y()):
                 shape = Qt.CursorShape.IBeamCursor
@@ -175,6 +175,9 @@ class Selector(QObject):
         if pressed is not None:
             if self._reach(row, at) == pressed:
                 self.act(number, pressed)
+        elif not self.text and (token := row.token(at.x(), at.y())) is not None:
+            where = self._view.viewport().mapToGlobal(event.position().toPoint())
+            self._view.tokenPressed.emit(row.turn.generation_id, token, where)
         elif link and not self.text and row.link(at.x(), at.y()) == link:
             QDesktopServices.openUrl(QUrl(link))
 

@@ -53,6 +53,8 @@ class TranscriptView(QAbstractScrollArea):
     """The answer's id."""
     variantRequested = Signal(str)
     """The id of the answer to show instead."""
+    tokenPressed = Signal(str, dict, QPoint)
+    """Of the generation with this id: a token, and where on the screen."""
     typed = Signal(str)
     """Text typed while the transcript has the focus: it is meant for the composer."""
 
@@ -73,6 +75,7 @@ class TranscriptView(QAbstractScrollArea):
         self._dirty: set[int] = set()
         self.blocked: frozenset[Act] = frozenset()
         self.waiting = ""
+        self._tokens = False
         self._opened: dict[str, set[Act]] = {}
         """What is unfolded, by message."""
         self._follow = True
@@ -125,6 +128,15 @@ class TranscriptView(QAbstractScrollArea):
             self.blocked, self.waiting = acts, waiting
             self.viewport().update()
 
+    def show_tokens(self, shown: bool) -> None:
+        """Show answers token by token, where their tokens are known, or as Markdown."""
+        if shown != self._tokens:
+            self._tokens = shown
+            self._rows.clear()
+            self.selector.clear()
+            self._settle()
+            self.viewport().update()
+
     def scroll_to_newest(self) -> None:
         self._follow = True
         self._settle()
@@ -134,9 +146,10 @@ class TranscriptView(QAbstractScrollArea):
         turn = self.model.turn(number)
         row = self._rows.get(turn.id)
         if row is None or row.width != self.column_width:
-            row = self._rows[turn.id] = Row(
-                turn, self.style_, self.column_width, frozenset(self._opened.get(turn.id, ()))
-            )
+            opened = frozenset(self._opened.get(turn.id, ()))
+            if self._tokens:
+                opened |= {"tokens"}
+            row = self._rows[turn.id] = Row(turn, self.style_, self.column_width, opened)
         elif row.turn is not turn:
             row.update(turn)
         self._rows.move_to_end(turn.id)
