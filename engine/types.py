@@ -62,6 +62,8 @@ class ChatMessage(Argument):
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str | None = None
+    reasoning: str | None = None
+    """What an assistant thought before it answered."""
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
     name: str | None = None
