@@ -59,27 +59,32 @@ def _mix(state: int, value: int) -> int:
 
 
 class FakeSampler:
-    """The state of one generation's answer."""
+    """What a generation's next token depends on, beside its tokens."""
 
     def __init__(
         self, spec: SamplerSpec, prompt: Sequence[int], completion: Sequence[int], n_drawn: int
     ) -> None:
-        self.seed = spec.seed if spec.params.temperature > 0 else 0
+        params = spec.params
+        self.draws = params.temperature > 0
+        self.seed = spec.seed if self.draws else 0
+        self.params = (
+            hash((params.temperature, params.top_k, params.top_p, params.min_p)) if self.draws else 0
+        )
         self.n_logprobs = spec.n_logprobs
         self.n_drawn = n_drawn
-        self.sampled = 0
-        self.accepted = len(prompt) + len(completion)
+        self.n_prompt = len(prompt)
+        self.tokens = [*prompt, *completion]
+        self.compared = 0
+        """How many of these are known to be what the sequence has."""
         self.answer: list[int] | None = None
-        """What is left to say, last token first, where the whole answer is fixed."""
-        self.length = 0
         self.closed = False
 
     def allows(self, token: int) -> bool:
         return 0 <= token < N_VOCAB
 
     def accept(self, token: int) -> None:
-        assert 0 <= token < N_VOCAB
-        self.accepted += 1
+        assert self.allows(token)
+        self.tokens.append(token)
 
     def close(self) -> None:
         assert not self.closed, "sampler closed twice"
@@ -164,18 +169,22 @@ class FakeBackend:
         assert not sampler.closed, "a closed sampler is used"
         assert index in self._logits, f"logits of entry {index} weren't asked for, or are read twice"
         sequence, length = self._logits.pop(index)
-        assert len(self.held[sequence]) == length
+        held = self.held[sequence]
+        assert len(held) >= length
+        start = sampler.compared
+        assert sampler.tokens[start:] == held[start:length], "the sampler has seen other tokens"
+        sampler.compared = length
         spec = self._spec
-        if spec.nan_after is not None and sampler.sampled >= spec.nan_after:
+        if spec.nan_after is not None and length - sampler.n_prompt >= spec.nan_after:
             raise TokenglassError("invalid_output", "fake model: the logits are not a number")
         self._misbehave()
-        token = self._choose(sampler, sequence)
-        sampler.sampled += 1
+        token = self._choose(sampler, sequence, length)
+        sampler.accept(token)
         sampler.n_drawn += 1
         self._sampled += 1
         if sampler.n_logprobs is None:
             return Sampled(token)
-        first = -0.05 - (self._hashes[sequence][-1] >> 8) % 1000 / 1000
+        first = -0.05 - (self._hashes[sequence][length - 1] >> 8) % 1000 / 1000
         top = tuple(((token + i * 7) % N_VOCAB, first - 0.5 * i) for i in range(sampler.n_logprobs))
         return Sampled(token, first, top)
 
@@ -188,37 +197,42 @@ class FakeBackend:
         if spec.hang_after is not None and n >= spec.hang_after:
             _hang()
 
-    def _choose(self, sampler: FakeSampler, sequence: int) -> int:
-        state = _mix(self._hashes[sequence][-1], sampler.seed)
-        if sampler.sampled == 0:
-            self._begin(sampler, sequence, state)
-        if sampler.answer is not None:
-            return sampler.answer.pop() if sampler.answer else IM_END
-        if sampler.sampled >= sampler.length:
+    def _choose(self, sampler: FakeSampler, sequence: int, length: int) -> int:
+        hashes, position = self._hashes[sequence], length - sampler.n_prompt
+        at_prompt = hashes[max(0, sampler.n_prompt - 1)]
+        fixed = self._fixed_answer(sampler, sequence, at_prompt)
+        if fixed is not None:
+            return fixed[position] if position < len(fixed) else IM_END
+        if position >= self._answer_length(at_prompt):
             return IM_END
+        state = _mix(hashes[length - 1], sampler.seed)
+        if sampler.draws:
+            state = _mix(_mix(state, sampler.n_drawn), sampler.params)
         return _FIRST_WORD + state % len(_PIECES)
 
-    def _begin(self, sampler: FakeSampler, sequence: int, state: int) -> None:
-        spec = self._spec
-        sampler.length = 40 + state % 41 if spec.tokens is None else spec.tokens
-        if spec.script is not None:
-            answer = self._spell(spec.script)
-        elif spec.echo:
-            answer = self._last_user_message(sequence)
-        elif spec.bytes:
-            words = []
-            for _ in range(sampler.length):
-                state = _mix(state, 1)
-                words.append(_PIECES[state % len(_PIECES)].encode())
-            answer = self._spell(b"".join(words))[: sampler.length]
-        else:
-            return
-        if spec.tokens is not None:
-            answer = answer[: spec.tokens]
-        sampler.answer = answer[::-1]
+    def _answer_length(self, at_prompt: int) -> int:
+        return 40 + at_prompt % 41 if self._spec.tokens is None else self._spec.tokens
 
-    def _last_user_message(self, sequence: int) -> list[int]:
-        tokens = self.held[sequence]
+    def _fixed_answer(self, sampler: FakeSampler, sequence: int, at_prompt: int) -> list[int] | None:
+        """The answer from the prompt's end on, where nothing is drawn."""
+        spec = self._spec
+        if sampler.answer is None:
+            if spec.script is not None:
+                answer = self._spell(spec.script)
+            elif spec.echo:
+                answer = self._last_user_message(self.held[sequence][: sampler.n_prompt])
+            elif spec.bytes:
+                length, words, state = self._answer_length(at_prompt), [], _mix(at_prompt, sampler.seed)
+                for _ in range(length):
+                    state = _mix(state, 1)
+                    words.append(_PIECES[state % len(_PIECES)].encode())
+                answer = self._spell(b"".join(words))[:length]
+            else:
+                return None
+            sampler.answer = answer if spec.tokens is None else answer[: spec.tokens]
+        return sampler.answer
+
+    def _last_user_message(self, tokens: list[int]) -> list[int]:
         user = [IM_START, *self._spell(b"user\n")]
         end = len(tokens)
         for start in range(len(tokens) - len(user), -1, -1):

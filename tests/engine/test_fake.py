@@ -36,7 +36,7 @@ def whole(tokens: list[int], *, sequence: int = 0, start: int = 0) -> Batch:
 def answer(backend: FakeBackend, prompt: list[int], *, seed: int = 1, temperature: float = 0.7) -> list[int]:
     """Sample until the end token."""
     backend.keep(0, 0)
-    sampler = backend.new_sampler(SamplerSpec(SamplingParams(temperature=temperature), seed, None), [])
+    sampler = backend.new_sampler(SamplerSpec(SamplingParams(temperature=temperature), seed), prompt)
     tokens: list[int] = []
     batch = whole(prompt)
     while True:
@@ -181,7 +181,7 @@ def test_wrong_batches_are_noticed() -> None:
 
 def test_logits_that_were_not_asked_for_cannot_be_read() -> None:
     backend = load()
-    sampler = backend.new_sampler(SamplerSpec(SamplingParams(), 1, None), [])
+    sampler = backend.new_sampler(SamplerSpec(SamplingParams(), 1), [5, 6])
     backend.decode(whole([5, 6]))
     with pytest.raises(AssertionError):
         backend.sample(sampler, 0)
