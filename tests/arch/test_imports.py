@@ -26,6 +26,7 @@ ENGINE_FOR_APP = (
     "engine.gguf",
     "engine.fakespec",
     "engine.timing",
+    "engine.synthetic",
 )
 
 
