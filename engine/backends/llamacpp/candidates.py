@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from engine.backends.llamacpp.library import lib
 
-Ids = NDArray[np.int32]
+Ids = NDArray[np.integer[Any]]
 Logits = NDArray[np.float32]
 
 _DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
@@ -77,5 +77,5 @@ def likeliest(logits: Logits, n: int) -> Ids:
         # the highest of each block: n of them reach the n-th highest of these, and maxima down columns
         # and a short partition are far faster than a long one
         highest = logits[: width * _BLOCK].reshape(_BLOCK, width).max(axis=0)
-    ids: Ids = (logits >= np.partition(highest, -n)[-n]).nonzero()[0].astype(np.int32)
+    ids: Ids = (logits >= np.partition(highest, -n)[-n]).nonzero()[0]
     return ids
