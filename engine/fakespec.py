@@ -39,6 +39,8 @@ class FakeSpec:
     """Number of slots, whatever else is configured."""
     recurrent: bool = False
     """Forgets a sequence wholly or not at all, as recurrent models do."""
+    embedding: bool = False
+    """Is an embedding model: gives embeddings and generates nothing."""
 
     delay_ms: float = 0.0
     """Each step takes this long."""
@@ -133,6 +135,7 @@ _READERS: Final[Mapping[str, Callable[[str], Any]]] = {
     "ctx": _count(2),
     "slots": _count(1),
     "recurrent": _flag,
+    "embedding": _flag,
     "delay_ms": _milliseconds,
     "prefill_ms": _milliseconds,
     "load_ms": _milliseconds,

@@ -1,15 +1,21 @@
 """A backend without a model: scripted or pseudo-random answers, delays and failures (`engine.fakespec`).
 
-What it answers depends on nothing but a sequence's tokens and its sampler's seed, so texts are the same
-however generations are batched. It also checks what the scheduler feeds it (positions, limits, logits
-that are read), and an error there is an AssertionError: that makes every test with it a test of the core.
+What it answers depends on nothing but a sequence's tokens, where its prompt ends, and its sampler's seed,
+parameters and count of draws; without a temperature on the tokens alone. So texts are the same however
+generations are batched, cut, recovered or branched. Grammars are taken and not obeyed.
+
+It also checks what the core feeds it (positions, limits, free cells, logits that are read, tokens that
+samplers have seen), and an error there is an AssertionError: that makes every test with it a test of the
+core.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
@@ -37,6 +43,7 @@ _WORD_PATTERN: Final = re.compile(
 )
 _SPECIAL_PATTERN: Final = re.compile("(" + "|".join(re.escape(text) for text in _SPECIAL) + ")")
 _MASK: Final = (1 << 64) - 1
+N_EMBD: Final = 16
 
 CHAT_TEMPLATE: Final = """\
 {%- if tools %}{{ '<|im_start|>system\\nTools: ' }}{{ tools | tojson }}{{ '<|im_end|>\\n' }}{% endif -%}
@@ -104,6 +111,10 @@ class FakeBackend:
         self.held: list[list[int]] = [[] for _ in range(info.n_slots)]
         """The tokens of each sequence in the imagined KV cache."""
         self._hashes: list[list[int]] = [[] for _ in range(info.n_slots)]
+        self._cells: list[list[int]] = [[] for _ in range(info.n_slots)]
+        self._shares: Counter[int] = Counter()
+        """By cell: how many sequences it belongs to."""
+        self._next_cell = 0
         self._logits: dict[int, tuple[int, int]] = {}
         """Batch entries whose logits were asked for in the last decode: sequence and its length then."""
         self._sampled = 0
@@ -147,6 +158,8 @@ class FakeBackend:
         if self._spec.fail_after is not None and self._sampled >= self._spec.fail_after and not self._failed:
             self._failed = True
             raise TokenglassError("out_of_memory", "fake model: no memory for this batch")
+        if not self._spec.recurrent and self.cells_used + n > self.info.n_kv:
+            raise TokenglassError("context_overflow", "fake model: no free cell is left in the KV cache")
         self._logits.clear()
         for i, (token, position, sequence) in enumerate(
             zip(batch.tokens, batch.positions, batch.sequences, strict=True)
@@ -157,12 +170,20 @@ class FakeBackend:
             assert position < self.info.n_ctx, f"sequence {sequence} is full"
             tokens.append(token)
             hashes.append(_mix(hashes[-1] if hashes else 0, token))
+            self._cells[sequence].append(self._next_cell)
+            self._shares[self._next_cell] = 1
+            self._next_cell += 1
             if batch.wants_logits[i]:
                 self._logits[i] = sequence, len(tokens)
         prompt_tokens = n - len(self._logits)
         pause = self._spec.delay_ms + self._spec.prefill_ms * prompt_tokens
         if pause:
             time.sleep(pause / 1000)
+
+    @property
+    def cells_used(self) -> int:
+        """Cells of the imagined KV cache that hold a token; those that sequences share count once."""
+        return len(self._shares)
 
     def sample(self, sampler: Sampler, index: int) -> Sampled:
         assert isinstance(sampler, FakeSampler)
@@ -247,7 +268,12 @@ class FakeBackend:
         assert 0 <= n_tokens <= len(tokens), f"keep {n_tokens} of {len(tokens)} tokens"
         if self._spec.recurrent and n_tokens < len(tokens):
             n_tokens = 0
-        del tokens[n_tokens:], hashes[n_tokens:]
+        cells = self._cells[sequence]
+        for cell in cells[n_tokens:]:
+            self._shares[cell] -= 1
+            if not self._shares[cell]:
+                del self._shares[cell]
+        del tokens[n_tokens:], hashes[n_tokens:], cells[n_tokens:]
         return n_tokens
 
     def copy(self, source: int, target: int, n_tokens: int) -> int:
@@ -258,14 +284,31 @@ class FakeBackend:
             return 0
         self.held[target] = self.held[source][:n_tokens]
         self._hashes[target] = self._hashes[source][:n_tokens]
+        self._cells[target] = self._cells[source][:n_tokens]
+        self._shares.update(self._cells[target])
         return n_tokens
 
     def embed(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
-        raise TokenglassError("bad_state", "fake model: it gives no embeddings", hint=f"{len(inputs)} asked")
+        vectors = []
+        for tokens in inputs:
+            if not tokens:
+                raise TokenglassError("invalid_argument", "an input has no tokens", path="input")
+            if len(tokens) > self.info.n_ctx:
+                message = f"an input has {len(tokens)} tokens, the model takes {self.info.n_ctx}"
+                raise TokenglassError("context_overflow", message, hint="split it into shorter parts")
+            state = 0
+            for token in tokens:
+                assert 0 <= token < N_VOCAB
+                state = _mix(state, token)
+            values = [(_mix(state, i) >> 11) / 2**52 - 1 for i in range(N_EMBD)]
+            length = math.hypot(*values)
+            vectors.append([value / length for value in values])
+        return vectors
 
     def close(self) -> None:
         self.held.clear()
         self._hashes.clear()
+        self._cells.clear()
 
 
 def _hang() -> NoReturn:
@@ -296,6 +339,8 @@ def load(config: WorkerConfig, progress: LoadProgress) -> FakeBackend:
         )
     progress(1.0)
     n_ctx = spec.ctx or config.n_ctx or 4096
+    n_slots = spec.slots or config.n_slots
+    n_kv = config.n_kv or n_ctx * n_slots
     info = ModelInfo(
         id=config.model_id,
         name="Fake model",
@@ -304,17 +349,19 @@ def load(config: WorkerConfig, progress: LoadProgress) -> FakeBackend:
         n_params=0,
         n_vocab=N_VOCAB,
         n_ctx_train=n_ctx,
-        n_ctx=n_ctx,
-        n_slots=spec.slots or config.n_slots,
+        n_ctx=min(n_ctx, n_kv),
+        n_slots=n_slots,
         n_threads=1,
         n_gpu_layers=0,
         devices=["none"],
         has_chat_template=True,
-        n_kv=config.n_kv or n_ctx * (spec.slots or config.n_slots),
+        n_kv=n_kv,
         n_batch=config.n_batch,
-        n_ubatch=config.n_batch,
+        n_ubatch=config.n_ubatch or config.n_batch,
         n_threads_batch=1,
         recurrent=spec.recurrent,
+        embedding=spec.embedding,
+        n_embd=N_EMBD,
         load_ms=(time.monotonic() - start) * 1000,
     )
     return FakeBackend(spec, info, config.n_batch)

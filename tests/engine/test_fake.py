@@ -160,6 +160,64 @@ def test_bytes_mode_splits_characters() -> None:
     assert any(backend.piece(token)[0] >= 0x80 for token in tokens)
 
 
+def goes_on(
+    backend: FakeBackend, prompt: list[int], completion: list[int], n_drawn: int, **sampling: float
+) -> list[int]:
+    """The rest of an answer by a sampler made anew; sampling as in SamplingParams."""
+    backend.keep(0, 0)
+    params = SamplingParams.model_validate(sampling)
+    sampler = backend.new_sampler(SamplerSpec(params, 1), prompt, completion, n_drawn)
+    tokens: list[int] = []
+    batch = whole(prompt + completion)
+    while True:
+        backend.decode(batch)
+        token = backend.sample(sampler, len(batch.tokens) - 1).token
+        if backend.is_eog(token):
+            return tokens
+        tokens.append(token)
+        batch = whole([token], start=len(prompt) + len(completion) + len(tokens) - 1)
+
+
+MODELS = ("fake:", "fake:bytes=1", "fake:echo=1", "fake:script=one two three", "fake:tokens=9")
+
+
+@given(
+    model=st.sampled_from(MODELS),
+    cut=st.integers(0, 30),
+    prompt=st.lists(st.integers(4, fake.N_VOCAB - 1), min_size=1, max_size=12),
+    temperature=st.sampled_from((0.0, 0.7)),
+)
+def test_a_sampler_made_anew_goes_on_the_same(
+    model: str, cut: int, prompt: list[int], temperature: float
+) -> None:
+    backend = load(model)
+    tokens = goes_on(backend, prompt, [], 0, temperature=temperature)
+    cut = min(cut, len(tokens))
+    assert tokens[:cut] + goes_on(backend, prompt, tokens[:cut], cut, temperature=temperature) == tokens
+
+
+def test_what_a_drawn_token_depends_on() -> None:
+    backend = load()
+    first = goes_on(backend, [7, 8], [], 0, temperature=0.7)
+    cut = first[:5]
+    rest = goes_on(backend, [7, 8], cut, 5, temperature=0.7)
+    assert goes_on(backend, [7, 8], cut, 6, temperature=0.7) != rest, "tokens drawn and rewound"
+    assert goes_on(backend, [7, 8], cut, 5, temperature=0.8) != rest
+    assert goes_on(backend, [7, 8], cut, 5, temperature=0.7, top_k=3) != rest
+    assert goes_on(backend, [7, 8], [*cut[:-1], 99], 5, temperature=0.7) != rest, "an injected token"
+    greedy = goes_on(backend, [7, 8], cut, 5, temperature=0)
+    assert goes_on(backend, [7, 8], cut, 6, temperature=0, top_k=3) == greedy
+
+
+def test_scripts_go_by_the_position_in_the_answer() -> None:
+    backend = load("fake:script=one two three four,bytes=1")
+    prompt = backend.tokenize("say", add_special=True, parse_special=True)
+    said = backend.tokenize("one tw", add_special=False, parse_special=False)
+    assert text_of(backend, goes_on(backend, prompt, said, 2)) == "o three four"
+    other = backend.tokenize("1, 2,", add_special=False, parse_special=False)
+    assert text_of(backend, goes_on(backend, prompt, other, 0)) == "wo three four"
+
+
 # ---- what the core must not do
 
 
@@ -208,6 +266,63 @@ def test_keep() -> None:
     assert recurrent.keep(0, 3) == 3
     assert recurrent.keep(0, 2) == 0
     assert recurrent.held[0] == []
+
+
+@pytest.mark.parametrize(("prompt", "completion"), (([5, 6], []), ([5, 6, 8], []), ([5], [6, 6, 7])))
+def test_samplers_must_have_seen_what_the_sequence_has(prompt: list[int], completion: list[int]) -> None:
+    backend = load()
+    backend.decode(whole([5, 6, 7]))
+    sampler = backend.new_sampler(SamplerSpec(SamplingParams(), 1), prompt, completion)
+    with pytest.raises(AssertionError):
+        backend.sample(sampler, 2)
+
+
+def test_the_sampled_token_must_be_the_next() -> None:
+    backend = load()
+    backend.decode(whole([5, 6, 7]))
+    sampler = backend.new_sampler(SamplerSpec(SamplingParams(), 1), [5], [6, 7])
+    token = backend.sample(sampler, 2).token
+    backend.decode(whole([9 if token != 9 else 10], start=3))
+    with pytest.raises(AssertionError):
+        backend.sample(sampler, 0)
+
+
+def test_guessed_tokens_are_sampled_in_one_batch() -> None:
+    """As one by one, up to the first wrong guess."""
+    backend = load()
+    alone = goes_on(backend, [5, 6], [], 0)
+    backend.keep(0, 0)
+    guess = [*alone[:3], 4, 4]
+    backend.decode(Batch([5, 6, *guess], list(range(7)), [0] * 7, [False] + [True] * 6))
+    sampler = backend.new_sampler(SamplerSpec(SamplingParams(), 1), [5, 6])
+    assert [backend.sample(sampler, 1 + i).token for i in range(4)] == alone[:4]
+    with pytest.raises(AssertionError):
+        backend.sample(sampler, 5)
+
+
+def test_cells_are_shared_and_run_out() -> None:
+    backend = load(n_kv=8, n_slots=3)
+    assert (backend.info.n_kv, backend.info.n_ctx) == (8, 8)
+    backend.decode(whole([5, 6, 7, 8]))
+    assert backend.copy(0, 1, 3) == 3
+    assert backend.held[1] == [5, 6, 7]
+    assert backend.cells_used == 4
+    backend.decode(whole([9, 9], sequence=1, start=3))
+    backend.keep(0, 0)
+    assert backend.cells_used == 5
+    with pytest.raises(TokenglassError) as caught:
+        backend.decode(whole([5] * 4, sequence=2))
+    assert caught.value.code == "context_overflow"
+    assert backend.held[2] == []
+    backend.decode(whole([5] * 3, sequence=2))
+    with pytest.raises(AssertionError):
+        backend.copy(1, 2, 1)
+    backend.keep(1, 0)
+    assert backend.cells_used == 3
+    recurrent = load("fake:recurrent=1", n_slots=2)
+    recurrent.decode(whole([5, 6]))
+    assert recurrent.copy(0, 1, 1) == 0
+    assert recurrent.copy(0, 1, 2) == 2
 
 
 # ---- loading, delays, failures

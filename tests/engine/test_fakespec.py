@@ -25,8 +25,8 @@ def test_nothing_given_is_the_default() -> None:
 
 def test_every_key() -> None:
     spec = FakeSpec.parse(
-        "fake:tokens=5,script=a%2Cb%20%C3%A9%FF,bytes=1,ctx=64,slots=3,recurrent=1,delay_ms=1.5,prefill_ms=2,"
-        "load_ms=3,load_fail=model_damaged,oom_at_load=0,load_abort=0,abort_after=1,exit_after=2,hang_after=3,"
+        "fake:tokens=5,script=a%2Cb%20%C3%A9%FF,bytes=1,ctx=64,slots=3,recurrent=1,embedding=1,delay_ms=1.5,"
+        "prefill_ms=2,load_ms=3,load_fail=model_damaged,oom_at_load=0,load_abort=0,abort_after=1,exit_after=2,hang_after=3,"
         "fail_after=4,nan_after=0"
     )
     assert spec == FakeSpec(
@@ -36,6 +36,7 @@ def test_every_key() -> None:
         ctx=64,
         slots=3,
         recurrent=True,
+        embedding=True,
         delay_ms=1.5,
         prefill_ms=2.0,
         load_ms=3.0,
