@@ -34,6 +34,7 @@ from engine.events import (
     ModelLoading,
 )
 from engine.prepare import Preparer
+from engine.renderer import Renderer
 from engine.replies import Message
 from engine.types import Timings, Usage, WorkerConfig
 
@@ -87,10 +88,10 @@ class Worker:
         # from the first moment on, so that a load can be left and a vanished app is noticed during it
         threading.Thread(target=self._read, name="pipe-in", daemon=True).start()
 
-    def run(self, backend: Backend, config: WorkerConfig) -> None:
+    def run(self, backend: Backend, config: WorkerConfig, preparer: Preparer) -> None:
         """Step while there is work, wait for commands while there is none; ends on Shutdown."""
         self._core = core = EngineCore(backend, config)
-        self._preparer = Preparer(backend)
+        self._preparer = preparer
         self._loaded.set()
         while True:
             while not (core.has_work and self._prepared.empty()):
@@ -137,8 +138,10 @@ def main(connection: Connection, config_json: str, epoch: int) -> None:
     outbox = Outbox(connection)
     worker = Worker(connection, outbox)
     outbox.put([EngineStarted(epoch=epoch, pid=os.getpid())])
+    renderer = Renderer()  # comes up while the model loads
     try:
         backend = _load(config, outbox)
+        preparer = Preparer(backend, config.chat_template, renderer)
     except TokenglassError as error:
         outbox.put([ModelFailed(model=config.model_id, error=error.info)])
         outbox.close()
@@ -148,10 +151,10 @@ def main(connection: Connection, config_json: str, epoch: int) -> None:
         outbox.put([ModelFailed(model=config.model_id, error=info)])
         outbox.close()
         return
-    outbox.put([ModelLoaded(model=config.model_id, info=backend.info)])
+    outbox.put([ModelLoaded(model=config.model_id, info=preparer.info)])
     gc.collect()
     gc.freeze()
-    worker.run(backend, config)
+    worker.run(backend, config, preparer)
     outbox.close()
     # leave without tearing down native threads one by one; the system frees it all
     sys.stderr.flush()
