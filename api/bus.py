@@ -103,7 +103,7 @@ class Subscription:
 
     def matches(self, event: BaseEvent) -> bool:
         if isinstance(event, GenerationEvent):
-            if event.generation_id in self._own:
+            if event.generation_id in self._own or getattr(event, "branch_id", None) in self._own:
                 return True
             if self._generations == "own":
                 return False

@@ -208,6 +208,27 @@ class Conversations:
             self._touch(conversation_id, answer, model)
         return self.message(answer)
 
+    def add_branch(self, answer_id: str, generation_id: str, model: str, origin: Origin) -> Row:
+        answer = self.message(answer_id)
+        return self.add_variant(answer["conversation_id"], answer["parent_id"], generation_id, model, origin)
+
+    def withdraw(self, generation_id: str) -> None:
+        row = self._db.execute(
+            "SELECT id, conversation_id, parent_id FROM message WHERE generation_id = ?", (generation_id,)
+        ).fetchone()
+        if row is None:
+            return
+        with transaction(self._db):
+            others = self._db.execute(
+                "SELECT max(number), id FROM message WHERE parent_id = ? AND id != ?",
+                (row["parent_id"], row["id"]),
+            ).fetchone()
+            self._db.execute(
+                "UPDATE conversation SET leaf = ? WHERE id = ? AND leaf = ?",
+                (others["id"] or row["parent_id"], row["conversation_id"], row["id"]),
+            )
+            self._db.execute("DELETE FROM message WHERE id = ?", (row["id"],))
+
     def message(self, message_id: str) -> Row:
         row = self._db.execute(f"{_MESSAGES} WHERE id = ?", (message_id,)).fetchone()
         if row is None:
@@ -234,13 +255,17 @@ class Conversations:
                 messages.append(ChatMessage(role=role, content=content, tool_calls=calls or None))
         return messages
 
-    def append(self, texts: dict[str, tuple[str, str]]) -> None:
-        """Add (content, reasoning) to the answers of these generations."""
+    def write(self, texts: dict[str, tuple[str, str, bool]]) -> None:
+        """Add (content, reasoning) to the answers of these generations; True: put it in their place."""
         with transaction(self._db):
             self._db.executemany(
-                "UPDATE message SET content = content || ?, reasoning = reasoning || ?"
-                " WHERE generation_id = ? AND status = 'streaming'",
-                [(_clean(content), _clean(why), key) for key, (content, why) in texts.items()],
+                "UPDATE message SET content = iif(:anew, '', content) || :text,"
+                " reasoning = iif(:anew, '', reasoning) || :why"
+                " WHERE generation_id = :key AND status = 'streaming'",
+                [
+                    {"key": key, "text": _clean(text), "why": _clean(why), "anew": anew}
+                    for key, (text, why, anew) in texts.items()
+                ],
             )
 
     def finish(self, event: GenerationFinished) -> tuple[Row, Row | None] | None:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TypeVar
@@ -35,6 +36,22 @@ T = TypeVar("T")
 _Job = Callable[[], None]
 
 
+@dataclass(slots=True)
+class _Unsaved:
+    """Streamed text of one answer that isn't written yet."""
+
+    text: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    anew: bool = False
+    """It takes the place of what is stored, instead of being added to it."""
+
+    def after(self, earlier: _Unsaved) -> _Unsaved:
+        """Both together."""
+        if self.anew:
+            return self
+        return _Unsaved(earlier.text + self.text, earlier.reasoning + self.reasoning, earlier.anew)
+
+
 class History:
     """All conversations. Every method may be called on any asyncio-like loop; `append_text` on any thread.
 
@@ -49,7 +66,7 @@ class History:
         once it could."""
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._lock = threading.Lock()
-        self._pending: dict[str, tuple[list[str], list[str]]] = {}
+        self._pending: dict[str, _Unsaved] = {}
         self._problem = False
         self._closing = False
         self._store: Conversations | None = None
@@ -129,17 +146,39 @@ class History:
             lambda store: store.add_variant(conversation_id, user_message_id, generation_id, model, origin)
         )
 
+    async def add_branch(
+        self, answer_id: str, generation_id: str, model: str, origin: Origin = "window"
+    ) -> Row:
+        """Another, still empty variant of this answer, for a generation that branches off its own."""
+        return await self._do(lambda store: store.add_branch(answer_id, generation_id, model, origin))
+
+    async def withdraw(self, generation_id: str) -> None:
+        """Take an answer out again that was never begun."""
+        await self._do(lambda store: store.withdraw(generation_id))
+
     async def prompt_messages(self, message_id: str) -> Prompt:
         """What the model is asked: the system prompt and the branch up to this user message (or answer's)."""
         return await self._do(lambda store: store.prompt_messages(message_id))
 
     def append_text(self, generation_id: str, text: str, *, reasoning: bool = False) -> None:
         """Add streamed text to a generation's answer. Never blocks; written within `FLUSH_S`."""
+        self._keep(generation_id, _Unsaved([], [text]) if reasoning else _Unsaved([text]))
+
+    def replace_text(self, generation_id: str, text: str, reasoning: str) -> None:
+        """Put this in the place of what an answer has so far (it was rewound). Otherwise as `append_text`."""
+        self._keep(generation_id, _Unsaved([text], [reasoning], anew=True))
+
+    def _keep(self, generation_id: str, news: _Unsaved) -> None:
         with self._lock:
             if self._closing:
                 return
             first = not self._pending
-            self._pending.setdefault(generation_id, ([], []))[reasoning].append(text)
+            earlier = self._pending.get(generation_id)
+            if earlier is None or news.anew:
+                self._pending[generation_id] = news
+            else:
+                earlier.text += news.text
+                earlier.reasoning += news.reasoning
         if first:
             self._jobs.put(None)
 
@@ -247,13 +286,13 @@ class History:
             return
         assert self._store is not None
         try:
-            self._store.append({key: ("".join(text), "".join(why)) for key, (text, why) in pending.items()})
+            self._store.write(
+                {key: ("".join(new.text), "".join(new.reasoning), new.anew) for key, new in pending.items()}
+            )
         except sqlite3.Error as error:
             with self._lock:  # in front of what came meanwhile
-                for key, (text, why) in self._pending.items():
-                    earlier = pending.setdefault(key, ([], []))
-                    earlier[0].extend(text)
-                    earlier[1].extend(why)
+                for key, news in self._pending.items():
+                    pending[key] = news.after(pending.get(key, _Unsaved()))
                 self._pending = pending
             if not self._problem:
                 self._problem = True

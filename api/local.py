@@ -53,10 +53,9 @@ class LocalClient:
         if isinstance(command, protocol.Unsubscribe):
             self.subscription.select(())
             return {"seq": self._bus.seq}
-        result, after = await self._service.execute(self._client, command, received_t)
-        if after is not None:
-            after()
-        return result
+        results: list[dict[str, Any]] = []
+        await self._service.execute(self._client, command, received_t, results.append)
+        return results[0]
 
     def _subscribe(self, command: protocol.Subscribe) -> dict[str, Any]:
         seq = self._bus.seq

@@ -18,7 +18,9 @@ from engine.events import (
     Event,
     GenerationDelta,
     GenerationFinished,
+    GenerationForked,
     GenerationQueued,
+    GenerationRewound,
     LogLine,
     ReasoningDelta,
 )
@@ -51,6 +53,10 @@ class Recorder:
                 if event.generation_id in self._recorded and event.text:
                     reasoning = isinstance(event, ReasoningDelta)
                     self._history.append_text(event.generation_id, event.text, reasoning=reasoning)
+            case GenerationRewound():
+                self._replace(event.generation_id, event.text, event.reasoning)
+            case GenerationForked():
+                self._replace(event.branch_id, event.text, event.reasoning)
             case GenerationQueued():
                 if event.message_id is not None:
                     self._recorded.add(event.generation_id)
@@ -60,6 +66,10 @@ class Recorder:
                     self._finish(event)
             case _:
                 pass
+
+    def _replace(self, generation_id: str, text: str, reasoning: str) -> None:
+        if generation_id in self._recorded:
+            self._history.replace_text(generation_id, text, reasoning)
 
     def _finish(self, event: GenerationFinished) -> None:
         def stored(future: _Stored) -> None:  # in the writer thread

@@ -6,13 +6,14 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from api import protocol
 from api.bus import EventBus
 from api.clients import Client
+from api.hands import Answer, Hand, Hands
 from api.history import History
 from api.library import Library
 from api.settings import SettingsStore
@@ -57,15 +58,34 @@ class Service:
     """From an entry of the library to what a worker needs."""
     raise_window: Callable[[], None] | None = None
     """Set by the window; without one `window.raise` answers `not_found`."""
+    hands: Hands = field(init=False)
 
-    async def execute(self, client: Client, command: protocol.Command, received_t: float) -> Outcome:
-        """Carry one command out. Raises TokenglassError with what the client is told."""
-        if isinstance(command, protocol.Generate):
-            return await self._generate(client, command, received_t)
-        handler = _HANDLERS.get(type(command))
-        if handler is None:
-            raise TokenglassError("internal", f"{command.type} belongs to a connection")
-        return await handler(self, command)
+    def __post_init__(self) -> None:
+        self.hands = Hands(self.bus, self.state, self.supervisor, self.history)
+
+    async def execute(
+        self, client: Client, command: protocol.Command, received_t: float, answer: Answer
+    ) -> None:
+        """Carry one command out: `answer` gets its result, before any event that follows from it.
+
+        Raises TokenglassError with what the client is told instead.
+        """
+        if isinstance(command, Hand):
+            await self.hands.do(command, answer)
+        elif isinstance(command, protocol.Fork):
+            await self.hands.fork(client, command, received_t, answer)
+        elif isinstance(command, protocol.Embed):
+            await self.hands.embed(command, answer)
+        else:
+            if isinstance(command, protocol.Generate):
+                result, after = await self._generate(client, command, received_t)
+            elif handler := _HANDLERS.get(type(command)):
+                result, after = await handler(self, command)
+            else:
+                raise TokenglassError("internal", f"{command.type} belongs to a connection")
+            answer(result)
+            if after is not None:
+                after()
 
     # ---- generations
 
@@ -101,6 +121,10 @@ class Service:
             max_tokens=command.max_tokens or self.settings.current.max_tokens,
             stop=command.stop,
             logprobs=command.logprobs,
+            tool_choice=command.tool_choice,
+            response_format=command.response_format,
+            grammar=command.grammar,
+            prompt_lookup_num_tokens=command.prompt_lookup_num_tokens,
         )
         queued = GenerationQueued(
             t=received_t,

@@ -179,22 +179,26 @@ class Session:
             await self._answer(command, received_t)
 
     async def _answer(self, command: protocol.Command, received_t: float) -> None:
+        results: list[dict[str, Any]] = []
+
+        def answer(result: dict[str, Any]) -> None:
+            self._reply(protocol.reply_ok(command.id, result))
+            results.append(result)
+
         try:
-            result, after = await self._server.service.execute(self.client, command, received_t)
-            reply = protocol.reply_ok(command.id, result)
+            await self._server.service.execute(self.client, command, received_t, answer)
         except TokenglassError as error:
             self._reply(protocol.reply_error(command.id, error.info))
             return
         except Exception:
+            if results:
+                raise
             logger.exception("%s failed", command.type)
             error_info = ErrorInfo(code="internal", message="this is a bug; the log has the details")
             self._reply(protocol.reply_error(command.id, error_info))
             return
-        self._reply(reply)
-        if after is not None:
-            after()
-        if isinstance(command, protocol.Generate) and command.on_disconnect == "cancel":
-            self._cancel_with_connection(result["generation_id"])
+        if isinstance(command, protocol.Generate | protocol.Fork) and command.on_disconnect == "cancel":
+            self._cancel_with_connection(results[0]["generation_id"])
 
     def _cancel_with_connection(self, generation_id: str) -> None:
         supervisor = self._server.service.supervisor

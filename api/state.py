@@ -19,8 +19,14 @@ from engine.events import (
     EngineStarted,
     GenerationDelta,
     GenerationFinished,
+    GenerationForked,
+    GenerationPaused,
     GenerationQueued,
+    GenerationRecovered,
+    GenerationResumed,
+    GenerationRewound,
     GenerationStarted,
+    GenerationUpdated,
     ModelFailed,
     ModelLoaded,
     ModelLoading,
@@ -33,7 +39,7 @@ from engine.events import (
     ToolCallDone,
 )
 from engine.timing import Marks
-from engine.types import ModelInfo, Timings, Token, ToolCall, Usage
+from engine.types import ModelInfo, SamplingParams, Timings, Token, ToolCall, Usage
 
 MAX_FINISHED = 10_000
 """Ids of finished generations that are remembered, so that a late cancel gets `finished`."""
@@ -50,8 +56,15 @@ class Generation:
     text: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
     tool_calls: list[ToolCall] = field(default_factory=list)
+    n_tokens: int = 0
     token_times: array[float] = field(default_factory=lambda: array("d"))
-    """When each token was sampled."""
+    """When each token was sampled; a branch has none for the tokens of its source."""
+    paused: bool = False
+    slot: int | None = None
+    sampling: SamplingParams | None = None
+    """All parameters, where an `update` has changed some."""
+    recovered: int = 0
+    """How often another worker went on with it."""
 
     @property
     def first_t(self) -> float | None:
@@ -62,14 +75,23 @@ class Generation:
         return self.token_times[-1] if self.token_times else None
 
     def add_tokens(self, tokens: list[Token]) -> None:
+        self.n_tokens += len(tokens)
         self.token_times.extend(token["t"] for token in tokens)
+
+    def stand(self, event: GenerationRewound | GenerationForked) -> None:
+        """Take what the event says for all that has been given so far."""
+        removed = max(0, self.n_tokens - event.at_token)
+        del self.token_times[max(0, len(self.token_times) - removed) :]
+        self.n_tokens = event.at_token
+        self.text, self.reasoning = [event.text], [event.reasoning]
+        self.tool_calls = list(event.tool_calls)
 
     def usage(self) -> Usage:
         started = self.started
         return Usage(
             prompt_tokens=started.prompt_tokens if started else 0,
             cached_tokens=started.cached_tokens if started else 0,
-            completion_tokens=len(self.token_times),
+            completion_tokens=self.n_tokens,
         )
 
     def timings(self) -> Timings:
@@ -77,15 +99,14 @@ class Generation:
         marks = Marks(self.queued.t)
         marks.started = self.started.t if self.started else None
         marks.computed = self.first_t
-        for t in self.token_times:
-            marks.token(t)
+        marks.times.extend(self.token_times)
         return marks.timings()
 
     def public(self) -> dict[str, Any]:
         """As it stands in a snapshot."""
         shown: dict[str, Any] = self.queued.model_dump(mode="json", exclude={"type", "t"})
         shown |= {
-            "state": "running" if self.started else "queued",
+            "state": "paused" if self.paused else "running" if self.started else "queued",
             "queued_t": self.queued.t,
             "started_t": self.started.t if self.started else None,
             "first_token_t": self.first_t,
@@ -95,11 +116,13 @@ class Generation:
             "text": "".join(self.text),
             "reasoning": "".join(self.reasoning),
             "tool_calls": [call.model_dump(mode="json") for call in self.tool_calls],
-            "completion_tokens": len(self.token_times),
+            "completion_tokens": self.n_tokens,
+            "sampling": self.sampling.model_dump(mode="json") if self.sampling else None,
+            "recovered": self.recovered,
         }
         if self.started is not None:
-            fields = {"prompt_tokens", "cached_tokens", "slot", "seed", "trimmed_messages"}
-            shown |= self.started.model_dump(mode="json", include=fields)
+            fields = {"prompt_tokens", "cached_tokens", "seed", "trimmed_messages"}
+            shown |= self.started.model_dump(mode="json", include=fields) | {"slot": self.slot}
         return shown
 
 
@@ -127,6 +150,12 @@ class State:
             ReasoningDelta: self._reasoning,
             ToolCallDelta: self._tool_call_delta,
             ToolCallDone: self._tool_call,
+            GenerationPaused: self._paused,
+            GenerationResumed: self._resumed,
+            GenerationUpdated: self._updated,
+            GenerationRewound: self._rewound,
+            GenerationForked: self._forked,
+            GenerationRecovered: self._recovered,
             GenerationFinished: self._finished,
             ModelLoading: self._model_loading,
             ModelLoaded: self._model_loaded,
@@ -176,7 +205,7 @@ class State:
 
     def _started(self, event: GenerationStarted) -> None:
         if generation := self.generations.get(event.generation_id):
-            generation.started = event
+            generation.started, generation.slot = event, event.slot
             generation.prompt_done, generation.prompt_total = event.cached_tokens, event.prompt_tokens
 
     def _prompt_progress(self, event: PromptProgress) -> None:
@@ -201,6 +230,34 @@ class State:
         if generation := self.generations.get(event.generation_id):
             generation.tool_calls.append(event.call)
 
+    def _paused(self, event: GenerationPaused) -> None:
+        if generation := self.generations.get(event.generation_id):
+            generation.paused = True
+
+    def _resumed(self, event: GenerationResumed) -> None:
+        if generation := self.generations.get(event.generation_id):
+            generation.paused = False
+
+    def _updated(self, event: GenerationUpdated) -> None:
+        if generation := self.generations.get(event.generation_id):
+            generation.sampling = event.sampling
+
+    def _rewound(self, event: GenerationRewound) -> None:
+        if generation := self.generations.get(event.generation_id):
+            generation.stand(event)
+
+    def _forked(self, event: GenerationForked) -> None:
+        source = self.generations.get(event.generation_id)
+        branch = self.generations.get(event.branch_id)
+        if source is not None and branch is not None:
+            branch.stand(event)
+            branch.sampling = source.sampling
+
+    def _recovered(self, event: GenerationRecovered) -> None:
+        if generation := self.generations.get(event.generation_id):
+            generation.slot = event.slot
+            generation.recovered += 1
+
     def _finished(self, event: GenerationFinished) -> None:
         self.generations.pop(event.generation_id, None)
         self.finished[event.generation_id] = None
@@ -216,7 +273,9 @@ class State:
         self.engine, self.model, self.loading, self.error = "ready", event.info, None, None
 
     def _model_unloaded(self, _event: ModelUnloaded) -> None:
-        self.model = None
+        self.model = self.loading = None
+        if self.engine in ("restarting", "failed"):  # no worker is left whose end would tell
+            self.engine, self.error = "stopped", None
 
     def _model_failed(self, event: ModelFailed) -> None:
         self.engine, self.model, self.loading, self.error = "failed", None, None, event.error

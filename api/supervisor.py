@@ -1,7 +1,6 @@
 """Keeps one worker running: starts it, switches models, restarts it when it dies, and loses no generation.
 
-Every accepted generation gets exactly one `generation.finished`: the worker's own, or, where the
-worker is gone, one made here with what had come so far.
+What happens to the generations meanwhile is in `generations`.
 """
 
 from __future__ import annotations
@@ -11,23 +10,22 @@ import contextlib
 import logging
 import time
 from collections import deque
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from api.bus import EventBus
+from api.generations import EmbedDoneCallback, Generations
+from api.recovery import Done
 from api.state import State
 from api.watchdog import HangWatch
 from engine.client import EngineClient, ExitInfo
-from engine.commands import Cancel, Generate
+from engine.commands import Control, Embed, Fork, Generate
 from engine.errors import ErrorCode, ErrorInfo, TokenglassError
 from engine.events import (
     EngineExited,
     EngineRestarting,
-    GenerationEvent,
-    GenerationFinished,
-    GenerationStarted,
+    LogLine,
     ModelFailed,
     ModelLoaded,
     ModelLoading,
@@ -35,7 +33,7 @@ from engine.events import (
     StepMetrics,
 )
 from engine.replies import Message, Reply
-from engine.types import FinishReason, Timings, Usage, WorkerConfig
+from engine.types import WorkerConfig
 
 logger = logging.getLogger(__name__)
 
@@ -43,21 +41,9 @@ BACKOFF_S = (0.1, 0.5, 2.0)
 MAX_DEATHS = 3
 """Within `DEATH_WINDOW_S`; one more, and the worker is not started again."""
 DEATH_WINDOW_S = 60.0
-MAX_SENDS = 2
-"""How many workers a generation that hasn't started may be given to, should it be what ends them."""
 N_LOGS = 4
 
 Phase = Literal["stopped", "loading", "ready", "restarting", "failed"]
-
-
-@dataclass(slots=True)
-class _Active:
-    """An accepted generation that isn't finished."""
-
-    command: Generate
-    sent: bool = False
-    started: bool = False
-    sends: int = 0
 
 
 class Supervisor:
@@ -79,11 +65,10 @@ class Supervisor:
         self._retiring: set[EngineClient] = set()
         self._lock = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
-        self._active: dict[str, _Active] = {}
-        self._reserved = 0
         self._deaths: deque[float] = deque()
         self._closing = False
-        self._watch = HangWatch(self._has_work, self._end_hung)
+        self._watch = HangWatch(lambda: self._generations.has_work, self._end_hung)
+        self._generations = Generations(bus, state, self._watch.work)
         self._hung = False
 
     @property
@@ -102,6 +87,10 @@ class Supervisor:
 
         Raises TokenglassError `shutting_down`, `no_model`, `engine_failed` or `busy`.
         """
+        config = self._usable()
+        self._generations.reserve(config.n_slots + config.queue_limit)
+
+    def _usable(self) -> WorkerConfig:
         if self._closing:
             raise TokenglassError("shutting_down", "the app is quitting")
         if self.phase == "failed" and self._failure is not None:
@@ -111,38 +100,47 @@ class Supervisor:
             )
         if self.config is None:
             raise TokenglassError("no_model", "no model is loaded", hint="load one with models.load")
-        if len(self._active) + self._reserved >= self.config.n_slots + self.config.queue_limit:
-            raise TokenglassError("busy", "too many generations are waiting", hint="try again later")
-        self._reserved += 1
+        return self.config
 
     def release(self) -> None:
         """Give a reserved place back."""
-        self._reserved -= 1
+        self._generations.release()
 
     def submit(self, command: Generate) -> None:
         """Start a generation whose place was reserved and whose `generation.queued` was published."""
-        self._reserved -= 1
-        active = self._active[command.generation_id] = _Active(command)
+        self._generations.submit(command)
         if self._closing:
-            self._finish(command.generation_id, "error", _QUITTING)
-        elif self.phase == "failed":
-            self._finish(command.generation_id, "error", self._failure)
-        elif self.phase == "ready":
-            self._send(active)
+            self._generations.finish(command.generation_id, "error", _QUITTING)
+        elif self.phase in ("failed", "stopped"):
+            self._generations.finish(command.generation_id, "error", self._failure or _NO_MODEL)
 
     def knows(self, generation_id: str) -> bool:
         """Whether the generation is under way."""
-        return generation_id in self._active
+        return generation_id in self._generations
 
     def cancel(self, generation_id: str) -> None:
         """End a generation, wherever it is; does nothing where it has ended."""
-        active = self._active.get(generation_id)
-        if active is None:
+        self._generations.cancel(generation_id)
+
+    def control(self, command: Control, done: Done) -> None:
+        """Do something to a generation that is under way; see `Generations.control`.
+
+        Raises TokenglassError `not_found`, `bad_state`, and for a fork what `reserve` raises.
+        """
+        if not isinstance(command, Fork):
+            self._generations.control(command, done)
             return
-        if active.sent and self._client is not None:
-            self._client.send(Cancel(generation_id=generation_id))
-        else:
-            self._finish(generation_id, "cancelled")
+        self.reserve()
+        try:
+            self._generations.control(command, done)
+        except TokenglassError:
+            self.release()
+            raise
+
+    def embed(self, command: Embed, done: EmbedDoneCallback) -> None:
+        """Have embeddings made. Raises TokenglassError `shutting_down`, `no_model` or `engine_failed`."""
+        self._usable()
+        self._generations.embed(command, done)
 
     # ---- models
 
@@ -153,19 +151,39 @@ class Supervisor:
         """
         if self._closing:
             raise TokenglassError("shutting_down", "the app is quitting")
-        if self._active and not force:
-            raise TokenglassError(
-                "busy",
-                f"{len(self._active)} generations run or wait",
-                hint="cancel them, or load with force",
-            )
+        self._check_idle(force)
         if self.phase in ("ready", "loading") and config == self.config:
             return
-        for generation_id in list(self._active):
-            self._finish(generation_id, "cancelled")
+        self._generations.finish_all("cancelled", None, _REPLACED)
         self._deaths.clear()
         self._load_crashes = 0
         self._switch(config)
+
+    async def unload(self, *, force: bool = False) -> None:
+        """End the worker, so that all its memory is free when this returns.
+
+        Raises TokenglassError `busy` where generations run, unless `force`: then they are cancelled.
+        """
+        if self._closing:
+            raise TokenglassError("shutting_down", "the app is quitting")
+        self._check_idle(force)
+        self._generations.finish_all("cancelled", None, _REPLACED)
+        if self.config is not None:
+            self._bus.publish(ModelUnloaded(model=self.config.model_id))
+        self.config = self._good = self._failure = None
+        self.phase = "stopped"
+        self._watch.stop()
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        async with self._lock:
+            if self.config is None:
+                await self._retire(timeout_s=2.0)
+
+    def _check_idle(self, force: bool) -> None:
+        n = len(self._generations)
+        if n and not force:
+            raise TokenglassError("busy", f"{n} generations run or wait", hint="cancel them, or use force")
 
     async def stop(self) -> None:
         """End everything; every open generation is finished with `shutting_down`."""
@@ -182,8 +200,7 @@ class Supervisor:
     def announce_stop(self) -> None:
         """Take nothing more, and finish what runs, so that clients hear of it before they are let go."""
         self._closing = True
-        for generation_id in list(self._active):
-            self._finish(generation_id, "error", _QUITTING)
+        self._generations.finish_all("error", _QUITTING, _QUITTING)
 
     # ---- the worker's life
 
@@ -242,48 +259,35 @@ class Supervisor:
         if not self._current(epoch):
             return  # of a worker that was given up
         self._watch.sign()
-        for event in messages:
-            if isinstance(event, Reply):
+        for message in messages:
+            if not self._generations.take(message):
                 continue
-            if isinstance(event, GenerationEvent):
-                active = self._active.get(event.generation_id)
-                if active is None:
-                    continue  # finished from here
-                if isinstance(event, GenerationStarted):
-                    active.started = True
-                elif isinstance(event, GenerationFinished):
-                    del self._active[event.generation_id]
-            elif isinstance(event, StepMetrics):
-                self._watch.step(event)
-            elif isinstance(event, ModelFailed):
-                self._load_error = event.error
-            self._bus.publish(event)
-            if isinstance(event, ModelLoaded):
+            assert not isinstance(message, Reply)
+            if isinstance(message, StepMetrics):
+                self._watch.step(message)
+            elif isinstance(message, ModelFailed):
+                self._load_error = message.error
+            self._bus.publish(message)
+            if isinstance(message, ModelLoaded):
                 self._loaded()
 
     def _loaded(self) -> None:
+        assert self._client is not None
         self.phase = "ready"
         self._good = self.config
         self._load_crashes = 0
-        for active in list(self._active.values()):
-            if not active.sent:
-                self._send(active)
-
-    def _send(self, active: _Active) -> None:
-        assert self._client is not None
-        active.sent = True
-        active.sends += 1
-        self._client.send(active.command)
-        self._watch.work()
-
-    def _has_work(self) -> bool:
-        return self._client is not None and any(active.sent for active in self._active.values())
+        if not self._closing:
+            self._generations.take_worker(self._client)
 
     def _end_hung(self, silent_s: float) -> None:
-        logger.error("engine %d gave no sign for %.0f s; it is ended", self.epoch, silent_s)
+        if self._client is None:
+            return
         self._hung = True
-        if self._client is not None:
-            self._client.kill()
+        message = f"the engine gave no sign for {silent_s:.0f} s; it is ended"
+        logger.error("engine %d: %s", self.epoch, message)
+        # at once: a large process may take its time to end
+        self._bus.publish(LogLine(level="error", message=message))
+        self._client.abort()
 
     def _on_exit(self, epoch: int, info: ExitInfo) -> None:
         if not self._current(epoch):
@@ -310,12 +314,11 @@ class Supervisor:
         failure = self._too_many_deaths(how)
         self._publish_exit(epoch, info, expected=False, will_restart=failure is None, error=failure)
         lost = ErrorInfo(
-            code="engine_lost", message=f"the engine ended ({how})", hint="it is started again; ask once more"
+            code="engine_lost",
+            message=f"the engine ended ({how})",
+            hint="it is started again and goes on; what this command asked for was not done",
         )
-        for generation_id, active in list(self._active.items()):
-            if active.started or active.sends >= MAX_SENDS:
-                self._finish(generation_id, "error", lost)
-            active.sent = False
+        self._generations.lose_worker(lost, info.log_tail)
         if failure is None:
             attempt = len(self._deaths)
             delay_s = BACKOFF_S[min(attempt, len(BACKOFF_S)) - 1]
@@ -351,8 +354,7 @@ class Supervisor:
     def _fail(self, error: ErrorInfo) -> None:
         self.phase = "failed"
         self._failure = error
-        for generation_id in list(self._active):
-            self._finish(generation_id, "error", error)
+        self._generations.finish_all("error", error, error)
 
     def _publish_exit(
         self,
@@ -375,23 +377,6 @@ class Supervisor:
             )
         )
 
-    def _finish(self, generation_id: str, reason: FinishReason, error: ErrorInfo | None = None) -> None:
-        """Publish the last event of a generation that no worker will finish."""
-        del self._active[generation_id]
-        had = self._state.generations.get(generation_id)
-        self._bus.publish(
-            GenerationFinished(
-                generation_id=generation_id,
-                finish_reason=reason,
-                text="".join(had.text) if had else "",
-                reasoning="".join(had.reasoning) if had else "",
-                tool_calls=list(had.tool_calls) if had else [],
-                usage=had.usage() if had else Usage(prompt_tokens=0, cached_tokens=0, completion_tokens=0),
-                timings=had.timings() if had else Timings(),
-                error=error,
-            )
-        )
-
 
 def _how(info: ExitInfo) -> str:
     if info.signal is not None:
@@ -400,3 +385,5 @@ def _how(info: ExitInfo) -> str:
 
 
 _QUITTING = ErrorInfo(code="shutting_down", message="the app is quitting")
+_REPLACED = ErrorInfo(code="engine_lost", message="the model was changed or unloaded meanwhile")
+_NO_MODEL = ErrorInfo(code="no_model", message="the model was unloaded", hint="load one with models.load")

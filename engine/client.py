@@ -10,8 +10,10 @@ import asyncio
 import contextlib
 import logging
 import multiprocessing
+import os
 import queue
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -28,6 +30,8 @@ from engine.types import WorkerConfig
 logger = logging.getLogger(__name__)
 
 LOG_TAIL_BYTES = 8192
+ABORT_S = 0.03
+"""How long a hung worker has to say where it hangs; then it is killed."""
 
 
 class ExitInfo(NamedTuple):
@@ -98,6 +102,17 @@ class EngineClient:
         if self._process is not None:
             with contextlib.suppress(ValueError, OSError):
                 self._process.kill()
+
+    def abort(self) -> None:
+        """End a process that hangs, giving it a moment to write into its log where it hangs."""
+        if sys.platform == "win32" or self._process is None or self._process.pid is None:
+            self.kill()
+            return
+        self._killed = True
+        with contextlib.suppress(OSError):
+            os.kill(self._process.pid, signal.SIGABRT)  # its faulthandler writes all stacks
+        assert self._loop is not None
+        self._loop.call_later(ABORT_S, self.kill)
 
     def _terminate(self) -> None:
         if self._process is not None:

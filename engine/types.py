@@ -258,6 +258,8 @@ class Resume(Value):
     """Taken as they are, instead of rendering and tokenizing again."""
     tokens: list[int] = Field(default_factory=list)
     """Completion tokens so far."""
+    untold: int = 0
+    """How many of them, the last ones, haven't been delivered yet."""
     injected: list[int] = Field(default_factory=list)
     """Indices of those among them that weren't sampled."""
     times: list[float] = Field(default_factory=list)

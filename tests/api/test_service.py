@@ -172,7 +172,7 @@ def test_what_is_not_there(tmp_path: Path, name: str, arguments: dict[str, Any])
             with pytest.raises(CommandError) as caught:
                 await wire.command(name, conversation_id="conv_nothing", **arguments)
             assert caught.value.code == "not_found"
-            assert core.supervisor._reserved == 0
+            assert core.supervisor._generations._reserved == 0
             assert core.state.generations == {}
 
     run(test())
@@ -190,7 +190,7 @@ def test_a_turn_that_cannot_begin_blocks_nothing(tmp_path: Path, monkeypatch: py
             monkeypatch.setattr(core.history, "prompt_messages", broken)
             with pytest.raises(CommandError, match="storage"):
                 await wire.command("generate", conversation_id=created["id"], content="one")
-            assert core.supervisor._reserved == 0
+            assert core.supervisor._generations._reserved == 0
             monkeypatch.setattr(core.history, "prompt_messages", original)
             _, finished = await turn(wire, created["id"], content="two")
             assert finished["text"] == "two"
