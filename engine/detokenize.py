@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 _utf8_decoder = codecs.getincrementaldecoder("utf-8")
 
@@ -11,19 +11,23 @@ _utf8_decoder = codecs.getincrementaldecoder("utf-8")
 class PieceCache:
     """Each token's piece, asked of the backend once: text where it stands alone, else bytes."""
 
-    def __init__(self, piece: Callable[[int], bytes]) -> None:
+    def __init__(self, piece: Callable[..., bytes]) -> None:
+        """`piece` is `Backend.piece`."""
         self._piece = piece
         self._cache: dict[int, str | bytes] = {}
+        self._control: dict[int, str | bytes] = {}
 
     def get(self, token: int) -> str | bytes:
         found = self._cache.get(token)
         if found is None:
-            data = self._piece(token)
-            try:
-                found = data.decode("utf-8")
-            except UnicodeDecodeError:
-                found = data
-            self._cache[token] = found
+            found = self._cache[token] = _text_or_bytes(self._piece(token))
+        return found
+
+    def control(self, token: int) -> str | bytes:
+        """The piece of a control token that stands for a text."""
+        found = self._control.get(token)
+        if found is None:
+            found = self._control[token] = _text_or_bytes(self._piece(token, special=True))
         return found
 
     def text(self, token: int) -> str:
@@ -32,19 +36,28 @@ class PieceCache:
         return piece if isinstance(piece, str) else piece.decode("utf-8", "replace")
 
 
+def _text_or_bytes(piece: bytes) -> str | bytes:
+    try:
+        return piece.decode("utf-8")
+    except UnicodeDecodeError:
+        return piece
+
+
 class Detokenizer:
     """One generation's tokens to text. The whole text doesn't depend on where bytes are split."""
 
-    __slots__ = ("_decoder", "_pieces", "_withholds")
+    __slots__ = ("_decoder", "_pieces", "_shown", "_withholds")
 
-    def __init__(self, pieces: PieceCache) -> None:
+    def __init__(self, pieces: PieceCache, shown: Container[int] = ()) -> None:
+        """Control tokens have no text, but for those `shown`."""
         self._pieces = pieces
+        self._shown = shown
         self._decoder: codecs.IncrementalDecoder | None = None
         self._withholds = False
 
     def push(self, token: int) -> str:
         """The text that this token completes; may be empty."""
-        piece = self._pieces.get(token)
+        piece = self._pieces.control(token) if token in self._shown else self._pieces.get(token)
         if isinstance(piece, str):
             if not self._withholds:
                 return piece

@@ -1,4 +1,4 @@
-"""One generation's tokens to delta events: bytes, characters, stop strings, tool calls, in this order."""
+"""One generation's tokens to delta events: bytes, characters, stop strings, then reasoning and tool calls."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Collection, Sequence
 
 from engine.backend import Sampled
 from engine.detokenize import Detokenizer, PieceCache
-from engine.events import Event, GenerationDelta, ToolCallDelta, ToolCallDone
-from engine.scheduler import Prepared
+from engine.events import Event, GenerationDelta, ReasoningDelta, ToolCallDelta, ToolCallDone
+from engine.formats import HERMES, AnswerParser, CallText, Piece
+from engine.prepared import Prepared
 from engine.stops import StopMatcher
-from engine.toolcalls import CallText, Piece, ToolCallParser
 from engine.types import Token, ToolCall
 
 
@@ -28,9 +28,18 @@ class Output:
         self.n_tokens = 0
         self._generation_id = command.generation_id
         self._pieces = pieces
-        self._detokenizer = Detokenizer(pieces)
+        # tools that a template knows nothing of are often called in the most common form all the same
+        fmt = prepared.format or (HERMES if command.tools else None)
+        self._detokenizer = Detokenizer(pieces, fmt.shown_tokens(bool(command.tools)) if fmt else ())
         self._stops = StopMatcher(command.stop) if command.stop else None
-        self._calls = ToolCallParser(command.generation_id) if command.tools else None
+        self._parser: AnswerParser | None = None
+        if fmt is not None:
+            self._parser = AnswerParser(
+                fmt,
+                generation_id=command.generation_id,
+                tools=command.tools,
+                reasoning_open=prepared.reasoning_open,
+            )
         self._parts: list[str] = []
         self._reasoning: list[str] = []
 
@@ -66,20 +75,20 @@ class Output:
                 for other, logprob in sampled.top
             ]
         self.n_tokens += 1
-        if self._calls is None:
+        if self._parser is None:
             self._say(text, [token], t, events)
             return
-        before = self._calls.call_id
-        pieces = self._calls.push(text)
-        self._route(pieces, token, before or self._calls.call_id, t, events)
+        before = self._parser.place
+        pieces = self._parser.push(text)
+        self._route(pieces, token, before or self._parser.place, t, events)
 
     def finish(self, t: float, events: list[Event]) -> None:
         """Deliver what was withheld."""
         text = self._detokenizer.finish()
         if self._stops is not None:
             text = self._stops.push(text) + self._stops.finish()
-        if self._calls is not None:
-            self._route(self._calls.push(text) + self._calls.finish(), None, None, t, events)
+        if self._parser is not None:
+            self._route(self._parser.push(text) + self._parser.finish(), None, "", t, events)
         elif text:
             self._say(text, [], t, events)
 
@@ -88,35 +97,39 @@ class Output:
         events.append(GenerationDelta(t=t, generation_id=self._generation_id, text=text, tokens=tokens))
 
     def _route(
-        self, pieces: list[Piece], token: Token | None, call_id: str | None, t: float, events: list[Event]
+        self, pieces: list[Piece], token: Token | None, place: Piece, t: float, events: list[Event]
     ) -> None:
-        """Deliver text and calls. The token goes with the last text that it brought, or else without text
-        to the call `call_id` that it is part of.
+        """Deliver text, reasoning and calls. The token goes with the last text that it brought, or else
+        without text to the `place` that it belongs to.
         """
         carrier = max((i for i, piece in enumerate(pieces) if not isinstance(piece, ToolCall)), default=None)
         if carrier is None and token is not None:
             carrier = 0
-            pieces = ["" if call_id is None else CallText(call_id, ""), *pieces]
+            pieces = [place, *pieces]
         for i, piece in enumerate(pieces):
-            tokens: list[Token] = []
-            if i == carrier and token is not None:
-                tokens = [token]
             if isinstance(piece, ToolCall):
                 self.tool_calls.append(piece)
                 events.append(ToolCallDone(t=t, generation_id=self._generation_id, call=piece))
+                continue
+            text = piece if isinstance(piece, str) else piece.text
+            tokens: list[Token] = []
+            if i == carrier and token is not None:
+                token["text"] = text
+                tokens = [token]
+            if isinstance(piece, str):
+                self._say(text, tokens, t, events)
             elif isinstance(piece, CallText):
-                for held in tokens:
-                    held["text"] = piece.text
                 events.append(
                     ToolCallDelta(
                         t=t,
                         generation_id=self._generation_id,
                         call_id=piece.call_id,
-                        text=piece.text,
+                        text=text,
                         tokens=tokens,
                     )
                 )
             else:
-                for held in tokens:
-                    held["text"] = piece
-                self._say(piece, tokens, t, events)
+                self._reasoning.append(text)
+                events.append(
+                    ReasoningDelta(t=t, generation_id=self._generation_id, text=text, tokens=tokens)
+                )

@@ -1,13 +1,18 @@
-"""How models write reasoning and tool calls, and the parser that tells them apart."""
+"""How models write reasoning and tool calls, and the parser that tells them apart.
 
-from __future__ import annotations
+`learn` finds a template's format by rendering known conversations; `AnswerParser` follows one answer.
+"""
 
-from dataclasses import dataclass
+from engine.formats.format import HERMES, CallSyntax, Format, Header
+from engine.formats.parser import AnswerParser, CallText, Piece, ReasoningText
 
-
-@dataclass(frozen=True, slots=True)
-class Format:
-    """What a chat template's model writes around reasoning and calls."""
-
-    name: str
-    """A named format, or `learned`."""
+__all__ = [
+    "HERMES",
+    "AnswerParser",
+    "CallSyntax",
+    "CallText",
+    "Format",
+    "Header",
+    "Piece",
+    "ReasoningText",
+]

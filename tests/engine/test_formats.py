@@ -1,4 +1,4 @@
-"""Tool calls in text: calls are found, everything else stays text, and cuts make no difference."""
+"""Answers in the most common form: calls are found, what is none stays text, cuts make no difference."""
 
 from __future__ import annotations
 
@@ -9,15 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.toolcalls import CallText, Piece, ToolCallParser, parse_call
+from engine.formats import HERMES, AnswerParser, CallText, Piece, ReasoningText
+from engine.formats.values import body_of_object
 from engine.types import ToolCall
+from tests.engine.harness import CLOCK_TOOL
 
 CLOCK = '<tool_call>{"name": "clock", "arguments": {"zone": "UTC"}}</tool_call>'
 SUM = '<tool_call>\n{"name":"calculator","arguments":{"expression":"2 + 2"}}\n</tool_call>'
 
 
+def hermes() -> AnswerParser:
+    return AnswerParser(HERMES, generation_id="g", tools=[CLOCK_TOOL])
+
+
 def feed(chunks: list[str]) -> list[Piece]:
-    parser = ToolCallParser("g")
+    parser = hermes()
     pieces = [piece for chunk in chunks for piece in parser.push(chunk)]
     return pieces + parser.finish()
 
@@ -52,12 +58,18 @@ def test_text_after_a_call_is_kept() -> None:
 
 
 def test_plain_text_is_passed_on_at_once_but_for_what_may_begin_a_tag() -> None:
-    parser = ToolCallParser("g")
+    parser = hermes()
     assert parser.push("1 < 2 and <b") == ["1 < 2 and <b"]
     assert parser.push(" <tool") == []
     assert parser.push("box>") == [" <toolbox>"]
     assert parser.push(" \n") == []
     assert parser.finish() == [" \n"]
+
+
+def test_reasoning_is_told_apart_at_the_beginning_only() -> None:
+    pieces = feed(["<think>\nHm, ", "2 + 2 </think\n</think>\n\nFour. <think>"])
+    assert "".join(p.text for p in pieces if isinstance(p, ReasoningText)) == "Hm, 2 + 2 </think"
+    assert joined(pieces)[0] == "Four. <think>"
 
 
 @pytest.mark.parametrize(
@@ -103,7 +115,7 @@ def test_what_is_no_call_comes_back_as_text(inside: str) -> None:
     ),
 )
 def test_forms_of_arguments(inside: str, arguments: str | None) -> None:
-    call = parse_call("c", inside)
+    call = body_of_object(inside)
     assert call is not None
     assert call.name == "clock"
     assert call.arguments == (arguments or '{"é\\n": "\\u00e9}"}')
@@ -156,7 +168,7 @@ def test_nothing_but_white_space_around_calls_is_left_out(text: str) -> None:
     rebuilt = "".join(
         f"<tool_call>{call_texts[piece.id]}</tool_call>" if isinstance(piece, ToolCall) else piece
         for piece in pieces
-        if not isinstance(piece, CallText)
+        if not isinstance(piece, CallText | ReasoningText)
     )
     given_, rebuilt = ("".join(whole.split()) for whole in (text, rebuilt))
     # an end tag that never came, or not wholly, is the only thing that may be too much
