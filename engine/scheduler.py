@@ -1,8 +1,9 @@
 """Which tokens go into the next batch. Knows neither backend nor events.
 
 There is no prefill phase and no decode phase: each busy slot has computed tokens that must catch up with
-all its tokens, and each step has one token budget. Slots that decode come first, a token each; then prompts
-in the order of their arrival, in chunks that fill the rest of the budget.
+all its tokens, and each step has one token budget. Slots that miss one token (they decode) come first; then
+those that miss more (prompts, and what was edited) in the order of their arrival, in chunks that fill the
+rest of the budget.
 """
 
 from __future__ import annotations
@@ -12,24 +13,8 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from engine.backend import Batch
-from engine.commands import Generate
-from engine.formats import Format
+from engine.generation import Generation
 from engine.slots import Slot
-
-
-@dataclass(slots=True, frozen=True)
-class Prepared:
-    """A generation whose prompt has been rendered and tokenized."""
-
-    command: Generate
-    prompt_tokens: list[int]
-    trimmed_messages: int = 0
-    grammar: str | None = None
-    """GBNF that the answer obeys, checked."""
-    format: Format | None = None
-    """How the model writes reasoning and tool calls; None: all is plain text."""
-    reasoning_open: bool = False
-    """The prompt ends inside a reasoning block."""
 
 
 @dataclass(slots=True)
@@ -52,32 +37,36 @@ class Scheduler:
     """The queue of waiting generations, and the plan of each step."""
 
     def __init__(self, n_batch: int, queue_limit: int) -> None:
-        self.waiting: deque[Prepared] = deque()
+        self.waiting: deque[Generation] = deque()
         self.running: list[Slot] = []
-        """Busy slots in the order in which their generations came."""
+        """Busy slots in the order in which they were taken."""
         self._n_batch = n_batch
         self._queue_limit = queue_limit
         self._turn = 0
 
-    def enqueue(self, prepared: Prepared, free_slots: int) -> bool:
+    @property
+    def active(self) -> bool:
+        """Whether a busy slot isn't paused."""
+        return any(not slot.paused for slot in self.running)
+
+    def enqueue(self, generation: Generation, free_slots: int) -> bool:
         """Append to the queue; False where it is full. Those that a free slot awaits don't count."""
         if len(self.waiting) >= self._queue_limit + free_slots:
             return False
-        self.waiting.append(prepared)
+        self.waiting.append(generation)
         return True
 
-    def withdraw(self, generation_id: str) -> Prepared | None:
-        """Take a generation out of the queue, if it is there."""
-        for i, prepared in enumerate(self.waiting):
-            if prepared.command.generation_id == generation_id:
-                del self.waiting[i]
-                return prepared
-        return None
+    def next_ready(self) -> Generation | None:
+        """Who gets the next free slot: the first that isn't held back by a pause."""
+        return next((generation for generation in self.waiting if not generation.held), None)
 
     def plan(self) -> Plan:
-        """The next batch; empty where no slot is busy."""
-        decoding = [slot for slot in self.running if slot.computed >= slot.n_prompt]
-        prefilling = [slot for slot in self.running if slot.computed < slot.n_prompt]
+        """The next batch; empty where no busy slot may go on."""
+        decoding: list[Slot] = []
+        prefilling: list[Slot] = []
+        for slot in self.running:
+            if not slot.paused:
+                (decoding if slot.missing == 1 else prefilling).append(slot)
         budget = self._n_batch
         for_decoding = budget - 1 if prefilling and budget > 1 else budget
         if len(decoding) > for_decoding:  # more slots than budget: take turns
@@ -98,20 +87,20 @@ class Scheduler:
             if budget == 0:
                 break
             count = min(budget, slot.missing)
-            _append_prompt(plan, slot, count)
+            _append_chunk(plan, slot, count)
             budget -= count
         return plan
 
 
-def _append_prompt(plan: Plan, slot: Slot, count: int) -> None:
-    """Put a chunk of a prompt into the batch; the logits of the prompt's last token are wanted."""
+def _append_chunk(plan: Plan, slot: Slot, count: int) -> None:
+    """Put a chunk of missing tokens into the batch; only the logits of a slot's last token are wanted."""
     batch, start = plan.batch, slot.computed
     end = start + count
     batch.tokens += slot.tokens[start:end]
     batch.positions += range(start, end)
     batch.sequences += [slot.id] * count
     batch.wants_logits += [False] * (count - 1)
-    batch.wants_logits.append(end == slot.n_prompt)
+    batch.wants_logits.append(end == len(slot.tokens))
     plan.slots.append(slot)
     plan.counts.append(count)
     plan.prefill_tokens += count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from engine.types import Timings
 
@@ -19,7 +20,7 @@ def percentile(ordered: Sequence[float], fraction: float) -> float:
 class Marks:
     """When things happened to one generation (seconds); `timings` derives the rest."""
 
-    __slots__ = ("_last", "computed", "first", "gaps", "received", "started")
+    __slots__ = ("computed", "received", "started", "times")
 
     def __init__(self, received: float) -> None:
         self.received = received
@@ -27,28 +28,17 @@ class Marks:
         """A slot took it."""
         self.computed: float | None = None
         """Its last prompt token was computed."""
-        self.first: float | None = None
-        """Its first token was sampled."""
-        self.gaps: list[float] = []
-        """From each token to the next."""
-        self._last = 0.0
-
-    def token(self, t: float) -> None:
-        """A token was sampled."""
-        if self.first is None:
-            self.first = t
-        else:
-            self.gaps.append(t - self._last)
-        self._last = t
+        self.times: list[float] = []
+        """When each of its tokens came."""
 
     def timings(self) -> Timings:
-        started, first = self.started, self.first
-        decode = None if first is None else self._last - first
-        gaps = sorted(self.gaps)
+        times, started = self.times, self.started
+        decode = times[-1] - times[0] if times else None
+        gaps = sorted(after - before for before, after in pairwise(times))
         return Timings(
             queue_ms=_span(self.received, started),
             prefill_ms=_span(started, self.computed),
-            ttft_ms=_span(self.received, first),
+            ttft_ms=_span(self.received, times[0] if times else None),
             decode_ms=None if decode is None else decode * 1000,
             tokens_per_second=len(gaps) / decode if decode else None,
             itl_p50_ms=percentile(gaps, 0.5) * 1000 if gaps else None,

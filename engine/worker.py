@@ -23,7 +23,7 @@ from typing import cast
 
 from engine import fakespec, ipc
 from engine.backend import Backend, Loader
-from engine.commands import Cancel, Generate, Shutdown
+from engine.commands import Cancel, Control, ControlCommand, Generate, Shutdown
 from engine.core import EngineCore, Prepared
 from engine.errors import ErrorInfo, TokenglassError
 from engine.events import (
@@ -83,7 +83,8 @@ class Worker:
     def __init__(self, connection: Connection, outbox: Outbox) -> None:
         self._connection = connection
         self._outbox = outbox
-        self._prepared: queue.SimpleQueue[Prepared | None] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[Prepared | Control | Cancel | None] = queue.SimpleQueue()
+        """For the main thread, in the order in which they came; None: leave."""
         self._loaded = threading.Event()
         # from the first moment on, so that a load can be left and a vanished app is noticed during it
         threading.Thread(target=self._read, name="pipe-in", daemon=True).start()
@@ -94,11 +95,14 @@ class Worker:
         self._preparer = preparer
         self._loaded.set()
         while True:
-            while not (core.has_work and self._prepared.empty()):
-                item = self._prepared.get()
+            while not (core.has_work and self._commands.empty()):
+                item = self._commands.get()
                 if item is None:
                     return
-                core.add(item)
+                if isinstance(item, Prepared):
+                    core.add(item)
+                elif not isinstance(item, Cancel):  # the core has had it; this one only wakes
+                    self._outbox.put(core.control(item))
             self._outbox.put(core.step())
 
     def _read(self) -> None:
@@ -110,17 +114,20 @@ class Worker:
             if isinstance(command, Shutdown):
                 if not self._loaded.is_set():
                     os._exit(0)
-                self._prepared.put(None)
+                self._commands.put(None)
                 continue
             self._loaded.wait()
             if isinstance(command, Cancel):
-                self._core.cancel(command.generation_id)
+                self._core.cancel(command.generation_id)  # takes effect before the present decode's tokens
+                self._commands.put(command)
             elif isinstance(command, Generate):
                 self._prepare(command)
+            elif isinstance(command, ControlCommand):
+                self._commands.put(command)
 
     def _prepare(self, command: Generate) -> None:
         try:
-            self._prepared.put(self._preparer.prepare(command))
+            self._commands.put(self._preparer.prepare(command))
         except TokenglassError as error:
             self._outbox.put([_refused(command, error.info)])
         except Exception:  # noqa: BLE001 a bug in one preparation must not end the others

@@ -7,29 +7,60 @@ from dataclasses import dataclass, field
 
 from engine.backend import Batch, SamplerSpec
 from engine.backends import fake
-from engine.commands import Generate
+from engine.commands import (
+    Continue,
+    Control,
+    Fork,
+    Generate,
+    Inject,
+    Pause,
+    Rewind,
+    StepTokens,
+    Update,
+)
 from engine.core import EngineCore, Prepared
+from engine.detokenize import PieceCache
 from engine.events import (
     Event,
     GenerationDelta,
     GenerationEvent,
     GenerationFinished,
+    GenerationForked,
+    GenerationPaused,
+    GenerationRecovered,
+    GenerationResumed,
+    GenerationRewound,
     GenerationStarted,
+    GenerationUpdated,
     PromptProgress,
+    ReasoningDelta,
     StepMetrics,
     ToolCallDelta,
     ToolCallDone,
 )
 from engine.fakespec import FakeSpec
-from engine.types import FunctionSpec, SamplingParams, Token, Tool, ToolCall, WorkerConfig
+from engine.output import Output
+from engine.replies import ControlDone, EmbedDone, PromptReady
+from engine.types import (
+    FunctionSpec,
+    Resume,
+    SamplingParams,
+    Token,
+    Tool,
+    ToolCall,
+    WorkerConfig,
+)
 
 CLOCK_TOOL = Tool(type="function", function=FunctionSpec(name="clock"))
 _RANKS: dict[type, int] = {
     GenerationStarted: 0,
+    GenerationRecovered: 0,
     PromptProgress: 1,
     GenerationDelta: 2,
+    ReasoningDelta: 2,
     ToolCallDelta: 2,
     ToolCallDone: 2,
+    GenerationPaused: 2,
     GenerationFinished: 3,
     StepMetrics: 4,
 }
@@ -74,19 +105,63 @@ class Record:
     """What has been heard of one generation."""
 
     command: Generate
-    n_prompt: int
+    prompt: list[int]
     started: GenerationStarted | None = None
+    recovered: GenerationRecovered | None = None
     progress: list[int] = field(default_factory=list)
     text: str = ""
+    reasoning: str = ""
     call_texts: dict[str, str] = field(default_factory=dict)
     calls: list[ToolCall] = field(default_factory=list)
+    before: list[int] = field(default_factory=list)
+    """Completion tokens that it had from its beginning: told by another worker, or its source's."""
     tokens: list[Token] = field(default_factory=list)
+    """Its own, after those."""
+    injected: set[int] = field(default_factory=set)
+    n_drawn: int = 0
+    seed: int | None = None
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    untold: int = 0
+    """Injected tokens that are told when it starts."""
+    paused: bool = False
+    hand_at: int = 0
+    """Completion tokens that it had after the last hand on it."""
     finished: GenerationFinished | None = None
+
+    @property
+    def n_prompt(self) -> int:
+        return len(self.prompt)
+
+    @property
+    def ids(self) -> list[int]:
+        """All its completion tokens."""
+        return [*self.before, *(token["id"] for token in self.tokens)]
+
+    @property
+    def slot(self) -> int | None:
+        """Which slot it has."""
+        if self.finished is not None:
+            return None
+        taken = self.recovered or self.started
+        return None if taken is None else taken.slot
 
     @property
     def end(self) -> GenerationFinished:
         assert self.finished is not None
         return self.finished
+
+    def at_last_hand(self) -> Resume:
+        """How a run starts that goes on as this one did after the last hand on it."""
+        assert self.seed is not None
+        since = [i for i in range(self.hand_at, len(self.ids)) if i not in self.injected]
+        return Resume(
+            kind="recovered",
+            prompt_tokens=self.prompt,
+            tokens=self.ids[: self.hand_at],
+            injected=sorted(i for i in self.injected if i < self.hand_at),
+            n_drawn=self.n_drawn - len(since),
+            seed=self.seed,
+        )
 
 
 class Bench:
@@ -141,13 +216,117 @@ class Bench:
             tools=[CLOCK_TOOL] if tools else [],
         )
         tokens = self.backend.tokenize(prompt, add_special=True, parse_special=True)
-        self.records[name] = Record(command, len(tokens))
+        self.records[name] = Record(command, tokens, seed=seed, sampling=command.sampling)
         self.core.add(Prepared(command, tokens))
         return name
 
+    def go_on(self, record: Record, resume: Resume, *, name: str | None = None) -> str:
+        """Add a generation that another worker has begun."""
+        name = name or f"g{len(self.records)}"
+        update = {"generation_id": name, "sampling": record.sampling, "resume": resume}
+        command = record.command.model_copy(update=update)
+        heir = Record(command, resume.prompt_tokens, seed=resume.seed, sampling=record.sampling)
+        heir.before = list(resume.tokens)
+        heir.hand_at = len(resume.tokens)
+        heir.injected = set(resume.injected)
+        heir.n_drawn = resume.n_drawn
+        heir.paused = resume.paused
+        prepared = Prepared(command, resume.prompt_tokens)
+        output = Output(prepared, PieceCache(self.backend.piece))
+        output.replay(resume.tokens, resume.injected)
+        heir.text, heir.reasoning, heir.calls = output.text, output.reasoning, [*output.tool_calls]
+        self.records[name] = heir
+        self.core.add(prepared)
+        return name
+
+    # ---- hands
+
+    def pause(self, name: str) -> ControlDone:
+        return self.control(Pause(request_id="r", generation_id=name))
+
+    def resume(self, name: str) -> ControlDone:
+        return self.control(Continue(request_id="r", generation_id=name))
+
+    def step_tokens(self, name: str, n: int = 1) -> ControlDone:
+        return self.control(StepTokens(request_id="r", generation_id=name, tokens=n))
+
+    def update(self, name: str, **sampling: object) -> ControlDone:
+        return self.control(Update(request_id="r", generation_id=name, sampling=sampling))
+
+    def rewind(self, name: str, n: int) -> ControlDone:
+        return self.control(Rewind(request_id="r", generation_id=name, tokens=n))
+
+    def inject(self, name: str, text: str) -> ControlDone:
+        return self.control(Inject(request_id="r", generation_id=name, text=text))
+
+    def fork(self, name: str, at_token: int, token_id: int | None = None, *, branch: str = "") -> ControlDone:
+        command = Fork(
+            request_id="r",
+            generation_id=name,
+            branch_id=branch or f"g{len(self.records)}",
+            client_id="c",
+            origin="live",
+            received_t=self.clock(),
+            at_token=at_token,
+            token_id=token_id,
+        )
+        return self.control(command)
+
+    def control(self, command: Control) -> ControlDone:
+        """Carry it out; exactly one answer, then events of what was done."""
+        done, *events = self.core.control(command)
+        assert isinstance(done, ControlDone)
+        assert done.request_id == command.request_id
+        if done.error is not None:
+            assert not events
+            assert not done.result
+            return done
+        for event in events:
+            assert isinstance(event, GenerationEvent)
+            if isinstance(event, GenerationForked):
+                self._branch(event, command)
+            self._note(event)
+        self.check_cache()
+        record, at_token = self.records[command.generation_id], done.result["at_token"]
+        if isinstance(command, StepTokens):
+            record.paused = False
+        elif isinstance(command, Update | Rewind | Inject):
+            record.hand_at = at_token
+            record.untold = at_token - len(record.ids)
+            assert record.untold == 0 or record.slot is None
+        elif not isinstance(command, Fork):
+            assert record.paused == isinstance(command, Pause)
+        return done
+
+    def _branch(self, event: GenerationForked, command: Control) -> None:
+        source = self.records[event.generation_id]
+        assert isinstance(command, Fork)
+        assert (event.branch_id, event.at_token) == (command.branch_id, command.at_token)
+        sampling = source.sampling.model_copy(update={"seed": None})
+        update = {"generation_id": event.branch_id, "received_t": command.received_t, "sampling": sampling}
+        branch = Record(source.command.model_copy(update=update), source.prompt, sampling=sampling)
+        branch.before = source.ids[: event.at_token]
+        branch.injected = {index for index in source.injected if index < event.at_token}
+        branch.text, branch.reasoning, branch.calls = event.text, event.reasoning, [*event.tool_calls]
+        branch.untold = command.token_id is not None
+        branch.hand_at = len(branch.before) + branch.untold
+        self.records[event.branch_id] = branch
+
+    # ---- steps
+
     def step(self) -> list[Event]:
-        events = self.core.step()
+        messages = self.core.step()
         self.n_steps += 1
+        events: list[Event] = []
+        for i, message in enumerate(messages):
+            if isinstance(message, PromptReady):
+                started = messages[i + 1]
+                assert isinstance(started, GenerationStarted)
+                assert started.generation_id == message.generation_id
+                assert message.prompt_tokens == self.records[message.generation_id].prompt
+            else:
+                assert not isinstance(message, ControlDone | EmbedDone)
+                events.append(message)
         ranks = [_RANKS[type(event)] for event in events]
         last_end = self._n_early_ends(events)
         assert ranks[last_end:] == sorted(ranks[last_end:])
@@ -158,6 +337,7 @@ class Bench:
             else:
                 assert isinstance(event, GenerationEvent)
                 self._note(event)
+        self.check_cache()
         return events
 
     def run(self, limit: int = 10_000) -> None:
@@ -167,12 +347,21 @@ class Bench:
                 break
             self.step()
         assert not self.core.has_work
-        assert all(record.finished for record in self.records.values())
-        assert all(sampler.closed for sampler in self.backend.samplers)
+        assert all(record.finished or record.paused for record in self.records.values())
+        n_busy = sum(record.slot is not None for record in self.records.values())
+        assert sum(not sampler.closed for sampler in self.backend.samplers) == n_busy
+
+    def check_cache(self) -> None:
+        """Every sequence holds the first tokens of its generation, and nothing else."""
+        for record in self.records.values():
+            if record.slot is not None:
+                held = self.backend.held[record.slot]
+                assert held == [*record.prompt, *record.ids][: len(held)]
 
     @property
     def active(self) -> list[Record]:
-        return [record for record in self.records.values() if record.started and not record.finished]
+        """Those that have a slot."""
+        return [record for record in self.records.values() if record.slot is not None]
 
     def _n_early_ends(self, events: list[Event]) -> int:
         """How many events at the beginning tell the ends of generations that took no part in the step."""
@@ -198,50 +387,96 @@ class Bench:
     def _note(self, event: GenerationEvent) -> None:
         record = self.records[event.generation_id]
         assert record.finished is None, "an event after finished"
-        if isinstance(event, GenerationStarted):
-            assert record.started is None
-            assert event.slot not in [other.started.slot for other in self.active if other.started]
-            assert 0 <= event.cached_tokens < event.prompt_tokens == record.n_prompt
-            record.started = event
+        match event:
+            case GenerationStarted() | GenerationRecovered():
+                self._start(record, event)
+            case GenerationFinished():
+                self._end(record, event)
+            case PromptProgress():
+                assert record.slot is not None
+                assert event.done <= event.total == record.n_prompt
+                record.progress.append(event.done)
+            case GenerationDelta():
+                self._tokens(record, event.text, event.tokens)
+                record.text += event.text
+            case ReasoningDelta():
+                self._tokens(record, event.text, event.tokens)
+                record.reasoning += event.text
+            case ToolCallDelta():
+                self._tokens(record, event.text, event.tokens)
+                record.call_texts[event.call_id] = record.call_texts.get(event.call_id, "") + event.text
+            case ToolCallDone():
+                record.calls.append(event.call)
+            case GenerationPaused():
+                assert event.at_token == len(record.ids) + record.untold
+                assert not record.paused
+                record.paused = True
+            case GenerationResumed():
+                assert event.at_token == len(record.ids) + record.untold
+                record.paused = False
+            case GenerationUpdated():
+                record.sampling, record.seed = event.sampling, event.sampling.seed
+            case GenerationRewound():
+                self._rewound(record, event)
+            case _:
+                assert isinstance(event, GenerationForked)
+
+    def _start(self, record: Record, event: GenerationStarted | GenerationRecovered) -> None:
+        taken = [other.slot for other in self.active]
+        assert event.slot not in taken
+        if isinstance(event, GenerationRecovered):
+            assert event.at_token == len(record.ids)
+            assert 0 <= event.cached_tokens < record.n_prompt + max(1, event.at_token)
+            record.recovered = event
             return
-        if isinstance(event, GenerationFinished):
-            self._end(record, event)
-            return
-        assert record.started is not None
-        if isinstance(event, PromptProgress):
-            assert not record.tokens
-            assert record.started.cached_tokens < event.done <= event.total == record.n_prompt
-            assert not record.progress or record.progress[-1] < event.done
-            record.progress.append(event.done)
-        elif isinstance(event, GenerationDelta):
-            self._tokens(record, event.text, event.tokens)
-            record.text += event.text
-        elif isinstance(event, ToolCallDelta):
-            self._tokens(record, event.text, event.tokens)
-            record.call_texts[event.call_id] = record.call_texts.get(event.call_id, "") + event.text
-        else:
-            assert isinstance(event, ToolCallDone)
-            record.calls.append(event.call)
+        assert record.started is None
+        assert 0 <= event.cached_tokens <= event.prompt_tokens == record.n_prompt
+        assert event.cached_tokens < record.n_prompt or record.before or record.untold
+        assert record.seed in (None, event.seed)
+        record.started, record.seed = event, event.seed
+
+    def _rewound(self, record: Record, event: GenerationRewound) -> None:
+        n_own = event.at_token - len(record.before)
+        untold = min(record.untold, event.removed)
+        assert event.at_token + event.removed == len(record.ids) + record.untold
+        record.untold -= untold
+        del record.before[event.at_token :]
+        del record.tokens[max(0, n_own) :]
+        record.injected = {i for i in record.injected if i < event.at_token}
+        record.text, record.reasoning, record.calls = event.text, event.reasoning, [*event.tool_calls]
 
     def _tokens(self, record: Record, text: str, tokens: list[Token]) -> None:
         assert text or tokens
         if tokens:
             assert "".join(token["text"] for token in tokens) == text
         for token in tokens:
-            assert token["index"] == len(record.tokens)
-            assert ("logprob" in token) == (record.command.logprobs is not None)
+            index = len(record.ids)
+            assert token["index"] == index
+            if token.get("injected"):
+                assert "logprob" not in token
+                record.injected.add(index)
+                record.untold = max(0, record.untold - 1)
+            else:
+                assert ("logprob" in token) == (record.command.logprobs is not None)
+                assert not record.untold
+                record.n_drawn += 1
             record.tokens.append(token)
 
     def _end(self, record: Record, event: GenerationFinished) -> None:
         record.finished = event
         assert event.text == record.text
         assert event.tool_calls == record.calls
-        assert event.usage.completion_tokens == len(record.tokens)
+        assert event.reasoning == record.reasoning
+        assert not record.untold
+        assert event.usage.completion_tokens == len(record.ids)
         assert event.usage.prompt_tokens == record.n_prompt
-        assert event.usage.cached_tokens == (record.started.cached_tokens if record.started else 0)
+        if record.started and not record.recovered:
+            assert event.usage.cached_tokens == record.started.cached_tokens
         assert (event.error is not None) == (event.finish_reason == "error")
         times = [token["t"] for token in record.tokens]
         timings = event.timings
+        if record.recovered:
+            return
         assert (timings.queue_ms is None) == (record.started is None)
         assert (timings.ttft_ms is None) == (not times)
         if times:

@@ -113,7 +113,7 @@ def test_an_empty_prompt_is_refused() -> None:
     bench = Bench()
     command = bench.records[bench.add()].command
     bench.run()
-    bench.records["empty"] = Record(command.model_copy(update={"generation_id": "empty"}), 0)
+    bench.records["empty"] = Record(command.model_copy(update={"generation_id": "empty"}), [])
     from engine.core import Prepared
 
     bench.core.add(Prepared(bench.records["empty"].command, []))

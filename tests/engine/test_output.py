@@ -12,7 +12,7 @@ from engine.commands import Generate
 from engine.detokenize import PieceCache
 from engine.events import Event, GenerationDelta, ToolCallDelta, ToolCallDone
 from engine.output import Output
-from engine.scheduler import Prepared
+from engine.prepared import Prepared
 from engine.types import Token, ToolCall
 from tests.engine.harness import CLOCK_TOOL
 

@@ -5,28 +5,53 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.backend import Batch
+from engine.backends import fake
 from engine.commands import Generate
-from engine.scheduler import Plan, Prepared, Scheduler
-from engine.slots import Slots
+from engine.detokenize import PieceCache
+from engine.generation import Generation
+from engine.prepared import Prepared
+from engine.scheduler import Plan, Scheduler
+from engine.slots import Slot, Slots
+from engine.types import WorkerConfig
+
+PIECES = PieceCache(lambda _: b"")
 
 
-def prepared(name: str) -> Prepared:
+def waiting(name: str, *, paused: bool = False) -> Generation:
     command = Generate(generation_id=name, received_t=0.0, client_id="c", origin="live", prompt="")
-    return Prepared(command, [1])
+    generation = Generation(Prepared(command, [1]), PIECES)
+    generation.pause(paused)
+    return generation
 
 
 class Bench:
     """A scheduler with its slots, and an imagined backend that samples token 7 each time."""
 
     def __init__(self, n_slots: int, n_batch: int) -> None:
-        self.slots = Slots(n_slots)
+        self.backend = fake.load(
+            WorkerConfig(model_id="m", model_path="fake:", n_slots=n_slots), lambda _: True
+        )
+        self.slots = Slots(self.backend)
         self.scheduler = Scheduler(n_batch, queue_limit=2)
+        self.n_started = 0
 
     def start(self, n_prompt: int, computed: int = 0) -> int:
-        slot = next(slot for slot in self.slots.all if not slot.busy)
-        self.slots.acquire(slot, list(range(100, 100 + n_prompt)), computed)
+        first = 100 + 40 * self.n_started  # no prefix is like another
+        self.n_started = (self.n_started + 1) % 4
+        slot = self.slots.acquire(list(range(first, first + n_prompt)), n_prompt)
+        self.slots.cut(slot, 0)
+        self.compute(slot, computed)
         self.scheduler.running.append(slot)
         return slot.id
+
+    def compute(self, slot: Slot, count: int) -> None:
+        """What a decode does for one slot."""
+        if count:
+            start, end = slot.computed, slot.computed + count
+            tokens = slot.tokens[start:end]
+            self.backend.decode(Batch(tokens, list(range(start, end)), [slot.id] * count, [False] * count))
+            self.slots.advance(slot, count)
 
     def end(self, slot_id: int) -> None:
         slot = self.slots.all[slot_id]
@@ -36,7 +61,7 @@ class Bench:
     def step(self) -> Plan:
         plan = self.scheduler.plan()
         for slot, count in zip(plan.slots, plan.counts, strict=True):
-            slot.computed += count
+            self.compute(slot, count)
             if not slot.missing:
                 slot.tokens.append(7)
         return plan
@@ -105,26 +130,51 @@ def test_a_prompt_gets_on_although_decoding_would_use_the_whole_budget() -> None
     bench.step()
     late = bench.start(3)
     for _ in range(3):
-        assert bench.step().batch.sequences[-1] == late
+        assert late in bench.step().batch.sequences
     assert bench.slots.all[late].computed == 3
 
 
 def test_the_queue_has_a_limit_beyond_the_free_slots() -> None:
     scheduler = Bench(1, 8).scheduler
-    assert all(scheduler.enqueue(prepared(f"g{i}"), 1) for i in range(3))
-    assert not scheduler.enqueue(prepared("g3"), 1)
+    assert all(scheduler.enqueue(waiting(f"g{i}"), 1) for i in range(3))
+    assert not scheduler.enqueue(waiting("g3"), 1)
     assert len(scheduler.waiting) == 3
 
 
-def test_a_waiting_generation_can_be_withdrawn() -> None:
+def test_a_paused_generation_lets_others_pass() -> None:
     scheduler = Bench(1, 8).scheduler
-    for i in range(3):
-        scheduler.enqueue(prepared(f"g{i}"), 1)
-    found = scheduler.withdraw("g1")
-    assert found is not None
-    assert found.command.generation_id == "g1"
-    assert scheduler.withdraw("g1") is None
-    assert [item.command.generation_id for item in scheduler.waiting] == ["g0", "g2"]
+    assert scheduler.next_ready() is None
+    first, second = waiting("g0", paused=True), waiting("g1")
+    assert scheduler.enqueue(first, 1)
+    assert scheduler.next_ready() is None
+    assert scheduler.enqueue(second, 1)
+    assert scheduler.next_ready() is second
+    first.pause(False)
+    assert scheduler.next_ready() is first
+
+
+def test_a_paused_slot_takes_no_part() -> None:
+    bench = Bench(2, 8)
+    a, b = bench.start(3), bench.start(3)
+    bench.slots.all[a].paused = True
+    assert bench.step().batch.sequences == [b] * 3
+    bench.slots.all[b].paused = True
+    seen = [bench.scheduler.active]
+    assert not bench.step().slots
+    bench.slots.all[a].paused = False
+    assert [*seen, bench.scheduler.active] == [False, True]
+    assert bench.step().batch.sequences == [a] * 3
+
+
+def test_edited_tokens_are_computed_like_a_prompt() -> None:
+    bench = Bench(1, 4)
+    slot = bench.slots.all[bench.start(2)]
+    bench.step()
+    slot.tokens += [8, 9]
+    plan = bench.step()
+    assert (plan.batch.tokens, plan.batch.positions) == ([7, 8, 9], [2, 3, 4])
+    assert plan.batch.wants_logits == [False, False, True]
+    assert (plan.prefill_tokens, plan.decode_tokens) == (3, 0)
 
 
 @given(

@@ -15,7 +15,7 @@ def test_everything_follows_from_the_marks() -> None:
     marks.started = 10.5
     marks.computed = 11.5
     for t in (12.0, 12.1, 12.3, 12.4):
-        marks.token(t)
+        marks.times.append(t)
     timings = marks.timings()
     assert timings.queue_ms == pytest.approx(500)
     assert timings.prefill_ms == pytest.approx(1000)
@@ -36,7 +36,7 @@ def test_what_was_not_reached_is_none() -> None:
 def test_one_token_has_no_rate() -> None:
     marks = Marks(1.0)
     marks.started, marks.computed = 1.0, 1.0
-    marks.token(3.0)
+    marks.times.append(3.0)
     timings = marks.timings()
     assert (timings.ttft_ms, timings.decode_ms) == (2000.0, 0.0)
     assert timings.tokens_per_second is None
@@ -45,8 +45,8 @@ def test_one_token_has_no_rate() -> None:
 
 def test_tokens_at_the_same_moment_have_no_rate() -> None:
     marks = Marks(1.0)
-    marks.token(3.0)
-    marks.token(3.0)
+    marks.times.append(3.0)
+    marks.times.append(3.0)
     timings = marks.timings()
     assert (timings.decode_ms, timings.tokens_per_second, timings.itl_p99_ms) == (0.0, None, 0.0)
 

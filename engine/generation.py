@@ -1,0 +1,172 @@
+"""One generation from the moment it is taken on: its tokens, what they say, and how the next is chosen."""
+
+from __future__ import annotations
+
+import random
+import sys
+
+from engine.backend import Backend, Sampled, Sampler, SamplerSpec
+from engine.detokenize import PieceCache
+from engine.events import Event
+from engine.output import Output
+from engine.prepared import Prepared
+from engine.slots import Slot
+from engine.timing import Marks
+from engine.types import SamplingParams
+
+
+class Generation:
+    """Waiting, or with a slot. Everything that is kept of it follows from its tokens and can be made anew."""
+
+    __slots__ = (
+        "_n_drawn",
+        "_n_told",
+        "_pieces",
+        "cached",
+        "command",
+        "id",
+        "injected",
+        "marks",
+        "max_tokens",
+        "n_prompt",
+        "output",
+        "paused",
+        "prepared",
+        "sampler",
+        "sampling",
+        "seed",
+        "slot",
+        "steps_left",
+        "tells_progress",
+        "tokens",
+        "untold",
+    )
+
+    def __init__(self, prepared: Prepared, pieces: PieceCache) -> None:
+        command, resume = prepared.command, prepared.command.resume
+        self.prepared = prepared
+        self.command = command
+        self.id = command.generation_id
+        self.tokens = list(prepared.prompt_tokens)
+        """Prompt and completion."""
+        self.n_prompt = len(self.tokens)
+        self.sampling = command.sampling
+        """The parameters in force."""
+        self.max_tokens = sys.maxsize if command.max_tokens is None else command.max_tokens
+        self.injected: set[int] = set()
+        """Indices of the completion tokens that weren't sampled."""
+        self.output = Output(prepared, pieces)
+        self.marks = Marks(command.received_t)
+        self.slot: Slot | None = None
+        self.sampler: Sampler | None = None
+        """While it has a slot."""
+        self.paused = False
+        self.steps_left: int | None = None
+        """Tokens until it pauses again, where it was told to step."""
+        self.cached = 0
+        """Prompt tokens that needn't be computed."""
+        self.tells_progress = False
+        """Its prompt takes more than one step."""
+        self.untold: list[Event] = []
+        """Deltas that wait for its start."""
+        self._pieces = pieces
+        self._n_drawn = 0
+        self._n_told = 0
+        seed = command.sampling.seed
+        if resume is not None:
+            seed = resume.seed
+            self.tokens += resume.tokens
+            self.injected.update(resume.injected)
+            self.output.replay(resume.tokens, self.injected)
+            self.marks.started = resume.started_t
+            self.marks.computed = resume.computed_t
+            self.marks.times.extend(resume.times)
+            self.cached = resume.cached_tokens
+            self.paused = resume.paused
+            self._n_drawn = resume.n_drawn
+            self._n_told = len(resume.tokens)
+        self.seed = seed_of(seed)
+
+    @property
+    def n_tokens(self) -> int:
+        """Completion tokens so far."""
+        return self.output.n_tokens
+
+    @property
+    def completion(self) -> list[int]:
+        return self.tokens[self.n_prompt :]
+
+    @property
+    def recovered(self) -> bool:
+        """Another worker has begun it."""
+        return self.command.resume is not None and self.command.resume.kind == "recovered"
+
+    @property
+    def held(self) -> bool:
+        """Whether it lets others pass while it waits: paused, and it never had a slot that it gets back."""
+        return self.paused and not self.recovered
+
+    @property
+    def n_drawn(self) -> int:
+        return self._n_drawn if self.sampler is None else self.sampler.n_drawn
+
+    def pause(self, paused: bool) -> None:
+        self.paused = paused
+        self.steps_left = None
+        if self.slot is not None:
+            self.slot.paused = paused
+
+    def new_sampler(self, backend: Backend, sampling: SamplingParams, seed: int) -> Sampler:
+        """A chain over all its tokens that goes on where its present one stands.
+
+        Raises TokenglassError `invalid_argument`.
+        """
+        spec = SamplerSpec(sampling, seed, self.command.logprobs, self.prepared.grammar)
+        return backend.new_sampler(spec, self.prepared.prompt_tokens, self.completion, self.n_drawn)
+
+    def set_sampler(self, sampler: Sampler) -> None:
+        """Choose with this chain from now on; one that waits gets a chain later and keeps only the count."""
+        if self.sampler is not None:
+            self.sampler.close()
+        self._n_drawn = sampler.n_drawn
+        if self.slot is not None:
+            self.sampler = sampler
+        else:
+            sampler.close()
+
+    def push(self, sampled: Sampled, t: float, events: list[Event], *, injected: bool = False) -> None:
+        """Take one more token, and tell it."""
+        if injected:
+            self.injected.add(self.output.n_tokens)
+        self.tokens.append(sampled.token)
+        self.marks.times.append(t)
+        self.output.push(sampled, t, events, injected=injected)
+
+    def start(self, slot: Slot, sampler: Sampler, t: float) -> None:
+        """A slot has taken it."""
+        self.slot, self.sampler = slot, sampler
+        slot.paused = self.paused
+        if self.marks.started is None:
+            self.marks.started = t
+        if not self.recovered:
+            self.cached = min(slot.computed, self.n_prompt)
+
+    def rewind(self, n_tokens: int) -> None:
+        """Drop all completion tokens but the first; what stood in the others has left no trace."""
+        removed = self.n_tokens - n_tokens
+        n_told = min(n_tokens, self._n_told) if self.slot is None else n_tokens
+        times = self.marks.times
+        del self.tokens[len(self.tokens) - removed :], times[max(0, len(times) - removed) :]
+        self.injected = {index for index in self.injected if index < n_tokens}
+        completion = self.completion
+        self.output = Output(self.prepared, self._pieces)
+        self.output.replay(completion[:n_told], self.injected)
+        self.untold.clear()
+        for token, t in zip(completion[n_told:], times[len(times) - n_tokens + n_told :], strict=True):
+            self.output.push(Sampled(token), t, self.untold, injected=True)
+        self._n_told = n_told
+
+
+def seed_of(seed: int | None) -> int:
+    """The seed itself, or a random one where none is given."""
+    return random.getrandbits(32) if seed is None else seed
