@@ -10,16 +10,19 @@ import re
 import stat
 import struct
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from engine.errors import TokenglassError
 
 MAX_ENTRIES = 1 << 20
 MAX_STRING = 64 << 20
-KEEP_ARRAY = 64
-"""Longer arrays (vocabularies) are skipped; only their length is known."""
+KEEP_ARRAY = 1024
+"""Longer arrays (vocabularies) are skipped; only their length is known. One number a layer is kept."""
+
+T = TypeVar("T")
 
 _SCALARS = {
     0: "<B",
@@ -45,7 +48,8 @@ _TYPES = {
     19: ("IQ1_S", 256, 50), 20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82),
     23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8),
     28: ("F64", 1, 8), 29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54),
-    35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
+    35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
+    42: ("Q2_0", 64, 18),
 }  # fmt: skip
 
 # general.file_type (llama.h, enum llama_ftype)
@@ -78,6 +82,46 @@ class GgufHeader:
         return self.chat_template is not None
 
 
+class Tensor(NamedTuple):
+    """One tensor as the header lists it."""
+
+    name: str
+    shape: tuple[int, ...]
+    """The first dimension is the one that lies together."""
+    kind: str
+    """ggml's name of its type, `type N` where this file knows none."""
+    size_bytes: int
+
+    @property
+    def n_values(self) -> int:
+        return math.prod(list(self.shape))
+
+
+@dataclass(frozen=True, slots=True)
+class GgufLayout:
+    """All that a model's header says of its shape, the parts of a split one together."""
+
+    architecture: str
+    facts: Mapping[str, Any]
+    """The architecture's own keys without its name: `attention.head_count` and so on."""
+    tensors: tuple[Tensor, ...]
+    n_vocab: int
+
+    def number(self, key: str, default: int = 0) -> int:
+        """One number; of a list with one for each layer the largest."""
+        value = self.facts.get(key)
+        if isinstance(value, list):
+            return max((_number(entry) for entry in value), default=default)
+        return _number(value, default)
+
+    def per_layer(self, key: str, n_layers: int, default: int = 0) -> list[int]:
+        """One number for each layer, whether the header gives one for all or a list."""
+        value = self.facts.get(key)
+        if isinstance(value, list):
+            return [_number(value[i]) if i < len(value) else default for i in range(n_layers)]
+        return [_number(value, default)] * n_layers
+
+
 class _DamagedError(Exception):
     pass
 
@@ -88,12 +132,25 @@ def read_header(path: Path) -> GgufHeader:
     Raises TokenglassError `not_found` where there is no such file, `model_damaged` where it isn't a
     whole GGUF model, `storage` where it can't be read.
     """
+    return _read(path, lambda reader: reader.header())
+
+
+def read_layout(path: Path) -> GgufLayout:
+    """Read the shape of a model, of all parts of a split one. Raises as `read_header` does."""
+    layout, parts = _read(path, lambda reader: reader.layout())
+    tensors = list(layout.tensors)
+    for part in parts[1:]:
+        tensors.extend(_read(part, lambda reader: reader.layout())[0].tensors)
+    return GgufLayout(layout.architecture, layout.facts, tuple(tensors), layout.n_vocab)
+
+
+def _read(path: Path, look: Callable[[_Reader], T]) -> T:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise _DamagedError("not a regular file")
         with path.open("rb") as file:
-            return _Reader(file, status.st_size, path).header()
+            return look(_Reader(file, status.st_size, path))
     except FileNotFoundError:
         raise TokenglassError("not_found", f"there is no file {path}") from None
     except _DamagedError as error:
@@ -113,6 +170,30 @@ class _Reader:
         self._path = path
 
     def header(self) -> GgufHeader:
+        facts, tensors = self._parse()
+        weights: Counter[str] = Counter()
+        for tensor in tensors:
+            weights[tensor.kind] += tensor.n_values
+        return self._summary(facts, weights.total(), weights.most_common(1)[0][0] if weights else "")
+
+    def layout(self) -> tuple[GgufLayout, list[Path]]:
+        """The shape as this file alone tells it, and all files of the model."""
+        facts, tensors = self._parse()
+        architecture = _text(facts.get("general.architecture"))
+        number, count = _number(facts.get("split.no")), _number(facts.get("split.count"))
+        tokens = facts.get("tokenizer.ggml.tokens")
+        prefix = f"{architecture}."
+        layout = GgufLayout(
+            architecture,
+            {key.removeprefix(prefix): value for key, value in facts.items() if key.startswith(prefix)},
+            tuple(tensors),
+            len(tokens) if isinstance(tokens, range | list) else 0,
+        )
+        if number == 0 and not architecture:
+            raise _DamagedError("its header names no architecture")
+        return layout, self._parts(0, count) if count > 1 and number == 0 else [self._path]
+
+    def _parse(self) -> tuple[dict[str, Any], list[Tensor]]:
         if self._size < 24:
             raise _DamagedError("the file is empty or much too short")
         magic = self._file.read(4)
@@ -130,13 +211,12 @@ class _Reader:
         for _ in range(n_entries):
             key = self._string()
             facts[key] = self._value(self._scalar("<I"))
-        n_params, quantization = self._tensors(n_tensors, _number(facts.get("general.alignment")) or 32)
-        return self._summary(facts, n_params, quantization)
+        return facts, self._tensors(n_tensors, _number(facts.get("general.alignment")) or 32)
 
     def _summary(self, facts: dict[str, Any], n_params: int, quantization: str) -> GgufHeader:
         size, parts = self._size, _number(facts.get("split.count"))
         if parts > 1:
-            size = self._split_size(_number(facts.get("split.no")), parts)
+            size = sum(part.stat().st_size for part in self._parts(_number(facts.get("split.no")), parts))
         architecture = _text(facts.get("general.architecture"))
         if not architecture:
             raise _DamagedError("its header names no architecture")
@@ -156,7 +236,7 @@ class _Reader:
             size_bytes=size,
         )
 
-    def _split_size(self, number: int, parts: int) -> int:
+    def _parts(self, number: int, parts: int) -> list[Path]:
         """All parts must lie beside the first, as llama.cpp wants them named."""
         match = re.fullmatch(r"(.+)-\d{5}-of-\d{5}\.gguf", self._path.name)
         if match is None:
@@ -164,34 +244,40 @@ class _Reader:
         if number != 0:
             first = f"{match[1]}-00001-of-{parts:05d}.gguf"
             raise _DamagedError(f"it is part {number + 1} of {parts}; load the first one, {first}")
-        size = 0
+        files = []
         for part in range(1, parts + 1):
             sibling = self._path.with_name(f"{match[1]}-{part:05d}-of-{parts:05d}.gguf")
             if not sibling.is_file():
                 raise _DamagedError(f"part {part} of {parts} is missing ({sibling.name})")
-            size += sibling.stat().st_size
-        return size
+            files.append(sibling)
+        return files
 
-    def _tensors(self, n_tensors: int, alignment: int) -> tuple[int, str]:
-        """Number of weights and the type most of them have; checks that the file holds them all."""
-        weights: Counter[str] = Counter()
+    def _tensors(self, n_tensors: int, alignment: int) -> list[Tensor]:
+        """All tensors; checks that the file holds them wholly."""
+        tensors: list[Tensor] = []
+        offsets: list[int] = []
         end = 0
         for _ in range(n_tensors):
-            self._string()
+            tensor_name = self._string()
             n_dims = self._scalar("<I")
             if n_dims > 8:
                 raise _DamagedError("its header is damaged")
-            shape = [self._scalar("<Q") for _ in range(n_dims)]
+            shape = tuple(self._scalar("<Q") for _ in range(n_dims))
             kind, offset = self._scalar("<I"), self._scalar("<Q")
-            count = math.prod(shape)
             name, block, block_bytes = _TYPES.get(kind, (f"type {kind}", 1, 0))
-            weights[name] += count
-            end = max(end, offset + -(-count // block) * block_bytes)
+            size = -(-math.prod(shape) // block) * block_bytes
+            tensors.append(Tensor(tensor_name, shape, name, size))
+            offsets.append(offset)
+            end = max(end, offset + size)
         start = -(-self._file.tell() // alignment) * alignment if alignment < 1 << 20 else 0
         if start + end > self._size:
             missing = (start + end - self._size) / 1e6
             raise _DamagedError(f"the file is cut short ({missing:.1f} MB are missing)")
-        return weights.total(), weights.most_common(1)[0][0] if weights else ""
+        for i, tensor in enumerate(tensors):
+            if not tensor.size_bytes and tensor.n_values:  # a type that isn't known here
+                following = min((o for o in offsets if o > offsets[i]), default=self._size - start)
+                tensors[i] = tensor._replace(size_bytes=max(0, following - offsets[i]))
+        return tensors
 
     def _value(self, kind: int) -> Any:
         if kind == _STRING:

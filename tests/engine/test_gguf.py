@@ -6,12 +6,13 @@ import os
 import struct
 from pathlib import Path
 
+import gguf
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import TokenglassError
-from engine.gguf import GgufHeader, read_header
+from engine.gguf import _TYPES, GgufHeader, read_header, read_layout
 
 
 def string(text: str) -> bytes:
@@ -103,6 +104,43 @@ def test_a_part_of_a_split_model_needs_its_sibling(tmp_path: Path) -> None:
     assert header_of(tmp_path, data, "big-00001-of-00002.gguf").size_bytes == 2 * len(data)
 
 
+def test_block_sizes_are_those_of_ggml() -> None:
+    for kind, (name, block, block_bytes) in _TYPES.items():
+        if kind in (41, 42):  # newer than the package that knows the others
+            continue
+        known = gguf.GGMLQuantizationType(kind)
+        assert (known.name, *gguf.GGML_QUANT_SIZES[known]) == (name, block, block_bytes)
+
+
+def test_the_layout_has_what_the_header_summarizes(starter_model: Path) -> None:
+    layout, header = read_layout(starter_model), read_header(starter_model)
+    assert sum(tensor.n_values for tensor in layout.tensors) == header.n_params
+    assert layout.number("block_count") == header.n_layers
+    assert layout.n_vocab == header.n_vocab
+
+
+def test_lists_with_a_number_for_each_layer_are_kept(tmp_path: Path) -> None:
+    values = [i % 5 for i in range(100)]
+    listed = string("llama.attention.head_count_kv") + struct.pack("<IIQ", 9, 4, len(values))
+    listed += struct.pack("<100I", *values)
+    path = tmp_path / "m.gguf"
+    path.write_bytes(small_gguf(extra=listed + number("llama.attention.head_count", 7), n_extra=2))
+    layout = read_layout(path)
+    assert layout.per_layer("attention.head_count_kv", 100) == values
+    assert layout.per_layer("attention.head_count", 3) == [7, 7, 7]
+    assert (layout.number("attention.head_count_kv"), layout.number("missing", 4)) == (4, 4)
+
+
+def test_a_type_that_is_not_known_is_measured_by_its_place(tmp_path: Path) -> None:
+    data = small_gguf(weights=64).replace(
+        struct.pack("<IQIQ", 1, 64, 0, 0), struct.pack("<IQIQ", 1, 64, 99, 0)
+    )
+    path = tmp_path / "m.gguf"
+    path.write_bytes(data)
+    (tensor,) = read_layout(path).tensors
+    assert (tensor.kind, tensor.size_bytes) == ("type 99", 256)
+
+
 @given(
     cut=st.integers(0, 250), flips=st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=6)
 )
@@ -118,6 +156,7 @@ def test_damage_is_an_error_or_harmless(
     code = "fine"
     try:
         read_header(path)
+        read_layout(path)
     except TokenglassError as error:
         code = error.code
     assert code in ("fine", "model_damaged")
