@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from api.bench import options as bench_options
 from api.version import VERSION
 
 if TYPE_CHECKING:
@@ -103,13 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", parents=[common], help="what the app costs beside the bare engine")
     bench.add_argument("--json", action="store_true")
     _model_option(bench)
-    bench.add_argument("--pairs", type=_whole(1, 1000), default=15, metavar="N", help="of runs; default 15")
-    bench.add_argument("--tokens", type=_whole(2), default=128, metavar="N", help="of a run; default 128")
-    bench.add_argument(
-        "--subscribers", type=_whole(0, 200), default=3, metavar="N", help="further clients; default 3"
-    )
-    bench.add_argument("--window", action="store_true", help="measure with the window open")
-    bench.add_argument("--threads", type=_whole(1, 1024), metavar="N", default=argparse.SUPPRESS)
+    bench_options.add(bench, _whole)
 
     selftest = commands.add_parser("selftest", parents=[common], help="check that everything works here")
     _model_option(selftest)

@@ -28,10 +28,10 @@ def run_worker(connection: Connection, config_json: str, epoch: int, log_path: s
     worker.main(connection, config_json, epoch)
 
 
-def run_bare(connection: Connection, config_json: str) -> None:
-    """The other side of `tokenglass bench`: llama.cpp's own functions in a bare loop."""
+def run_bench_side(connection: Connection, config_json: str, kind: str) -> None:
+    """What `tokenglass bench` measures the app against: `bare` or `engine`, see `engine.bench`."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     os.close(null)
-    bare: Any = importlib.import_module("engine.backends.bare")
-    bare.serve(connection, config_json)
+    bench: Any = importlib.import_module("engine.bench")
+    bench.serve(connection, config_json, kind)

@@ -32,6 +32,7 @@ RECIPE = 1
 
 N_CTX = 32_768
 N_SPECIAL = 3 + 256  # unknown, begin, end; then every byte
+EOS = 2
 MIN_VOCAB, MAX_VOCAB = 400, 1_000_000
 USUAL_VOCAB, SMALL_VOCAB = 32_000, 4096
 SMALL_MODEL = 10_000_000
@@ -208,7 +209,7 @@ def _metadata(shape: Shape, quantization: str, name: str) -> dict[str, Value]:
         "tokenizer.ggml.scores": [0.0] * N_SPECIAL + [-float(i) for i in range(len(tokens) - N_SPECIAL)],
         "tokenizer.ggml.token_type": [2, 3, 3] + [6] * 256 + [1] * (len(tokens) - N_SPECIAL),
         "tokenizer.ggml.bos_token_id": 1,
-        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.eos_token_id": EOS,
         "tokenizer.ggml.unknown_token_id": 0,
         "tokenizer.chat_template": _TEMPLATE,
     }

@@ -1,272 +1,159 @@
 """`tokenglass bench`: the same model in a bare llama.cpp loop and through the whole app, in one run.
 
-Both sides are processes that wait for their turn; runs are interleaved, so that what else the machine
-does meets both. The app's side is what a script gets: tokens as they arrive at a client of `/v1/live`.
+All sides are processes that wait for their turn; runs are interleaved, so that what else the machine
+does meets all of them. The app's side is what a script gets: tokens as they arrive at a client of `/v1/live`.
+BENCHMARKS.md says what each figure means.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
+import datetime as dt
 import json
-import multiprocessing
-import os
-import random
+import shutil
 import signal
-import statistics
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
-from itertools import pairwise
-from multiprocessing.connection import Connection
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from api.client import LiveClient
+from api.bench import latency, parts
+from api.bench.machine import Machine
+from api.bench.parts import Progress, Records, Settings
+from api.bench.report import report, summary
 from api.library import Library
 from api.paths import Paths
 from api.settings import SettingsStore
-from engine import entry
+from engine import synthetic
 from engine.errors import TokenglassError
 from engine.fakespec import is_fake
 from engine.gguf import read_header
-from engine.types import SamplingParams, WorkerConfig
 
-START_TIMEOUT_S = 60.0
-RUN_TIMEOUT_S = 120.0
-RESAMPLES = 2000
-
-REPORT = """\
-{model}: {pairs} interleaved pairs of {tokens} tokens
-engine threads {threads}, further subscribers {subscribers}
-  bare loop             {bare_tokens_per_second:8.1f} tok/s   inter-token latency {bare_itl}
-  {app:<21} {app_tokens_per_second:8.1f} tok/s   inter-token latency {app_itl}
-  ratio                 {ratio:8.3f}         95 % interval {ratio_95}
-  first token over bare {first_token_over_bare_ms:8.2f} ms      95 % interval {first_95}
-  worker to client                     {delivery}"""
+INTERRUPTED = 130
+LONG_CTX = 4608
 
 
-@dataclass(slots=True)
-class Run:
-    """One generation as seen from outside; seconds."""
+def run(arguments: argparse.Namespace) -> int:
+    """Measure and print; 0, or 130 where Ctrl-C ended it, after printing what there is.
 
-    tokens_per_second: float
-    first_token_s: float
-    gaps_s: list[float]
-    delivery_s: list[float] = field(default_factory=list)
-    """From each token's sampling in the worker to its arrival at the client."""
-
-
-def as_run(start: float, times: list[float], delivery_s: list[float] | None = None) -> Run:
-    gaps = [after - before for before, after in pairwise(times)]
-    return Run(len(gaps) / (times[-1] - times[0]), times[0] - start, gaps, delivery_s or [])
-
-
-class Bare:
-    """The bare loop's process."""
-
-    def __init__(self, config: WorkerConfig) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
-            target=entry.run_bare, args=(theirs, config.model_dump_json()), daemon=True
-        )
-        self._process.start()
-        theirs.close()
-        self.eog, self.n_threads = self._answer(self._pipe, START_TIMEOUT_S)
-
-    @staticmethod
-    def _answer(pipe: Connection, timeout_s: float) -> Any:
-        try:
-            if pipe.poll(timeout_s):
-                return pipe.recv()
-        except EOFError:
-            raise TokenglassError("load_failed", "the bare loop could not load the model") from None
-        raise TokenglassError("engine_lost", f"the bare loop did not answer within {timeout_s:.0f} s")
-
-    def run(self, prompt: str, n_tokens: int, sampling: SamplingParams) -> Run:
-        self._pipe.send((prompt, n_tokens, sampling.model_dump_json()))
-        times: list[float] = self._answer(self._pipe, RUN_TIMEOUT_S)
-        return as_run(times[0], times[1:])
-
-    def close(self) -> None:
-        self._pipe.close()
-        self._process.join(2)
-        self._process.kill()
-
-
-async def app_run(client: LiveClient, prompt: str, n_tokens: int, sampling: SamplingParams) -> Run:
-    """Ask the app for one generation and time what arrives."""
-    arrivals: list[float] = []
-    delivery: list[float] = []
-    start = time.monotonic()
-    generation = client.generate(
-        prompt=prompt, max_tokens=n_tokens, sampling=sampling.model_dump(exclude_none=True)
-    )
-    async for event in generation:
-        if event["type"] == "generation.delta":
-            now = time.monotonic()
-            for token in event["tokens"]:
-                arrivals.append(now)
-                delivery.append(now - token["t"])
-        elif event["type"] == "generation.finished" and event["error"]:
-            raise TokenglassError("internal", f"the app's run failed: {event['error']['message']}")
-    if len(arrivals) < 2 or arrivals[0] == arrivals[-1]:
-        raise TokenglassError("internal", "the app's run brought too few tokens to be measured")
-    return as_run(start, arrivals, delivery)
-
-
-@contextlib.contextmanager
-def app_process(window: bool, home: Path, config: WorkerConfig) -> Iterator[None]:
-    """The app itself on a home of its own: with its window, or without one."""
-    command = [sys.executable] if getattr(sys, "frozen", False) else [sys.executable, "-P", "-m", "desktop"]
-    command += [] if window else ["serve"]
-    command += ["--home", str(home), "--port", "0", "--model", config.model_path]
-    command += ["--parallel", str(config.n_slots), "--ctx", str(config.n_ctx)]
-    command += ["--threads", str(config.n_threads)]
-    environment = dict(os.environ)
-    if window and sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & environment.keys():
-        environment["QT_QPA_PLATFORM"] = "offscreen"
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-    )
+    Raises TokenglassError where a side can't be started.
+    """
+    progress = _progress()
+    settings = _settings(arguments, progress)
+    machine = Machine()
+    for warning in machine.warnings():
+        print(f"tokenglass: {warning}", file=sys.stderr)
+    records = Records()
+    code = 0
+    former = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not (home / "runtime" / "server.json").exists():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise TokenglassError(
-                    "engine_lost", "the app did not start", hint="run `tokenglass serve` to see why"
-                )
-            time.sleep(0.05)
-        yield
+        asyncio.run(measure(settings, records, progress, arguments.what, _cache(arguments.home)))
+    except KeyboardInterrupt:
+        code = INTERRUPTED
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        signal.signal(signal.SIGTERM, former)
+        progress("")
+    if not records.pairs:
+        return code
+    result = result_of(settings, records, machine)
+    print(json.dumps(result) if arguments.json else report(result))
+    return code
 
 
-@contextlib.asynccontextmanager
-async def subscribers(home: Path, n: int) -> AsyncIterator[None]:
-    """`n` further clients that follow everything, as scripts beside the measured one would."""
-
-    async def follow(client: LiveClient) -> None:
-        async for _ in client.events():
-            pass
-
-    async with contextlib.AsyncExitStack() as stack:
-        tasks = []
-        for i in range(n):
-            client = await stack.enter_async_context(LiveClient.discover(home, name=f"bench-{i}"))
-            await client.request("subscribe")
-            tasks.append(asyncio.create_task(follow(client)))
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
-async def measure(arguments: argparse.Namespace, config: WorkerConfig, home: Path) -> dict[str, Any]:
-    """Interleaved pairs of bare and app runs; the first pair warms up and isn't counted."""
-    bare = Bare(config)
-    sampling = SamplingParams(temperature=0, logit_bias=dict.fromkeys(bare.eog, -100.0))
-    n = arguments.tokens
-    pairs: list[tuple[Run, Run]] = []
-    try:
-        async with (
-            LiveClient.discover(home, name="bench") as client,
-            subscribers(home, arguments.subscribers),
-        ):
-            for i in range(arguments.pairs + 1):
-                # another beginning each time, so that the app finds no cached prefix
-                prompt = f"{i:03d}: Tell me, little glass, what do you see when a model speaks?"
-                one = bare.run(prompt, n, sampling) if i % 2 else None
-                two = await asyncio.wait_for(app_run(client, prompt, n, sampling), RUN_TIMEOUT_S)
-                one = one or bare.run(prompt, n, sampling)
-                if i > 0:
-                    pairs.append((one, two))
-                    _progress(f"pair {i} of {arguments.pairs}")
-    finally:
-        bare.close()
-        _progress("")
+async def measure(
+    settings: Settings, records: Records, progress: Progress, what: tuple[str, ...], cache: Path
+) -> None:
+    """Carry out the parts that are asked for; those with the same configuration share their processes."""
+    wanted = set(what)
+    ctx = max(1024, settings.tokens + 512)
+    if wanted & {"single", "subscribers", "lookup"}:
+        async with parts.bench(settings, records, progress, settings.config(4, ctx)) as bench:
+            if "single" in wanted:
+                await parts.single(bench)
+            if "subscribers" in wanted:
+                await parts.subscribers(bench)
+            if "lookup" in wanted:
+                await parts.lookup(bench)
+    if "batch" in wanted:
+        config = settings.config(max(parts.AT_ONCE), max(512, settings.tokens + 128))
+        async with parts.bench(settings, records, progress, config) as bench:
+            await parts.batch(bench)
+    if wanted & {"prompt", "turns", "latency"}:
+        rate = 0.0
+        async with parts.bench(settings, records, progress, settings.config(4, LONG_CTX)) as bench:
+            if "prompt" in wanted:
+                await parts.prompts(bench)
+            if "turns" in wanted:
+                await parts.turns(bench)
+            if "latency" in wanted:
+                rate = (await bench.bare.run([parts.SENTENCE], 64)).tokens_per_second
+                await latency.beside_a_prompt(bench)
+        if "latency" in wanted:
+            await latency.paced(settings, records, progress, cache, rate)
+
+
+def result_of(settings: Settings, records: Records, machine: Machine) -> dict[str, Any]:
+    """Everything for `--json`."""
     return {
-        "model": config.model_id,
-        "window": arguments.window,
-        "subscribers": arguments.subscribers,
-        "threads": bare.n_threads,
-        "tokens": n,
-        **summary(pairs),
+        "model": settings.model_name,
+        "weights": records.about["info"]["n_params"],
+        "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "pairs": settings.pairs,
+        "tokens": settings.tokens,
+        "threads": settings.threads,
+        "subscribers": settings.subscribers,
+        "window": settings.window,
+        "sampling": "usual" if settings.usual_sampling else "greedy",
+        "llama_cpp": records.about["llama_cpp"],
+        "devices": records.about["info"]["devices"],
+        "machine": machine.about(),
+        "warnings": machine.warnings(),
+        "notes": records.notes,
+        "parts": summary(records.pairs),
     }
 
 
-def _progress(text: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
-
-
-def summary(pairs: list[tuple[Run, Run]]) -> dict[str, Any]:
-    """The figures of all pairs; ratios and differences are taken within each pair."""
-    ratio = interval([app.tokens_per_second / bare.tokens_per_second for bare, app in pairs])
-    first = interval([(app.first_token_s - bare.first_token_s) * 1000 for bare, app in pairs])
-    return {
-        "pairs": len(pairs),
-        "bare_tokens_per_second": statistics.median(bare.tokens_per_second for bare, _ in pairs),
-        "app_tokens_per_second": statistics.median(app.tokens_per_second for _, app in pairs),
-        "ratio": ratio[0],
-        "ratio_95": ratio[1:],
-        "first_token_over_bare_ms": first[0],
-        "first_token_over_bare_95": first[1:],
-        "bare_itl_ms": percentiles([gap for bare, _ in pairs for gap in bare.gaps_s]),
-        "app_itl_ms": percentiles([gap for _, app in pairs for gap in app.gaps_s]),
-        "worker_to_client_ms": percentiles([delay for _, app in pairs for delay in app.delivery_s]),
-    }
-
-
-def interval(values: list[float]) -> tuple[float, float, float]:
-    """Median, and its 95 % interval by bootstrap with a fixed seed."""
-    rng = random.Random(1)
-    medians = sorted(statistics.median(rng.choices(values, k=len(values))) for _ in range(RESAMPLES))
-    return statistics.median(values), medians[RESAMPLES // 40], medians[-RESAMPLES // 40]
-
-
-def percentiles(seconds: list[float]) -> dict[str, float]:
-    """p50 and p99 in milliseconds."""
-    ordered = sorted(seconds)
-    last = len(ordered) - 1
-    return {f"p{p}": ordered[min(last, p * len(ordered) // 100)] * 1000 for p in (50, 99)}
-
-
-def report(result: dict[str, Any]) -> str:
-    """The figures for people."""
-
-    def span(values: tuple[float, float], digits: int) -> str:
-        return " to ".join(f"{value:.{digits}f}" for value in values)
-
-    def both(values: dict[str, float]) -> str:
-        return f"p50 {values['p50']:.2f}, p99 {values['p99']:.2f} ms"
-
-    return REPORT.format_map(
-        {
-            **result,
-            "app": "app with its window" if result["window"] else "app (serve)",
-            "bare_itl": both(result["bare_itl_ms"]),
-            "app_itl": both(result["app_itl_ms"]),
-            "delivery": both(result["worker_to_client_ms"]),
-            "ratio_95": span(result["ratio_95"], 3),
-            "first_95": span(result["first_token_over_bare_95"], 2),
-        }
+def _settings(arguments: argparse.Namespace, progress: Progress) -> Settings:
+    server = None
+    if arguments.llama_server:
+        found = shutil.which(str(Path(arguments.llama_server).expanduser()))
+        if found is None:
+            raise TokenglassError("not_found", f"there is no program {arguments.llama_server}")
+        server = Path(found)
+    name, path = _model(arguments, progress)
+    return Settings(
+        model_name=name,
+        model_path=path,
+        pairs=arguments.pairs,
+        tokens=arguments.tokens,
+        threads=getattr(arguments, "threads", None) or 1,
+        subscribers=arguments.subscribers,
+        window=arguments.window,
+        llama_server=server,
+        usual_sampling=arguments.usual_sampling,
     )
+
+
+def _model(arguments: argparse.Namespace, progress: Progress) -> tuple[str, Path]:
+    if not arguments.synthetic:
+        return find_model(arguments.home, getattr(arguments, "model", None) or "starter")
+
+    def written(done: int, total: int) -> None:
+        progress(f"writing the model: {100 * done // total} % of {total / 1e6:,.0f} MB")
+
+    path = synthetic.provide(
+        _cache(arguments.home), arguments.synthetic, arguments.quantization, arguments.vocab, written
+    )
+    return path.stem, path
+
+
+def _cache(home: Path | None) -> Path:
+    return Paths.resolve(home).cache_dir / "synthetic"
 
 
 def find_model(home: Path | None, wanted: str) -> tuple[str, Path]:
@@ -281,14 +168,16 @@ def find_model(home: Path | None, wanted: str) -> tuple[str, Path]:
     return found["name"], Path(found["path"])
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Measure and print; 0. Raises TokenglassError where a side can't be started."""
-    name, path = find_model(arguments.home, getattr(arguments, "model", None) or "starter")
-    n_threads = getattr(arguments, "threads", None) or 1
-    config = WorkerConfig(model_id=name, model_path=str(path), n_slots=4, n_ctx=1024, n_threads=n_threads)
-    with tempfile.TemporaryDirectory(prefix="tokenglass-bench-") as folder:
-        home = Path(folder)
-        with app_process(arguments.window, home, config):
-            result = asyncio.run(measure(arguments, config, home))
-    print(json.dumps(result) if arguments.json else report(result))
-    return 0
+def _progress() -> Callable[[str], None]:
+    """On a terminal one line that is rewritten, elsewhere a line for each part."""
+    part = ""
+
+    def show(text: str) -> None:
+        nonlocal part
+        before, part = part, text.partition(":")[0]
+        if sys.stderr.isatty():
+            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+        elif part and part != before:
+            print(part, file=sys.stderr, flush=True)
+
+    return show

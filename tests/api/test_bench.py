@@ -1,45 +1,385 @@
-"""`tokenglass bench`: both sides really run, and the figures are what they are called."""
+"""`tokenglass bench`: all sides really run, and the figures are what they are called."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import math
+import os
+import random
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import Any, ClassVar
 
+import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from api import cli
-from api.commands import bench
+from api.bench import followers, llamaserver, machine, options, parts, report
+from api.bench.latency import _part
+from api.bench.samples import Run, Sample, interval, percentiles, ratio
+from api.bench.sides import Child
+from engine.errors import TokenglassError
+from engine.types import SamplingParams
+
+SMALL = ["--synthetic", "1M", "--vocab", "512", "--pairs", "1", "--tokens", "12", "--subscribers", "1"]
+
+
+def bench(home: Path, *arguments: str) -> int:
+    return cli.main(["bench", "--home", str(home), *SMALL, *arguments])
 
 
 @pytest.mark.real
-def test_both_sides_run(tmp_path: Path, starter_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["bench", "--home", str(tmp_path), "--model", str(starter_model), "--json"]
-    assert cli.main([*arguments, "--pairs", "2", "--tokens", "24", "--subscribers", "1"]) == 0
+@pytest.mark.timeout(600)
+def test_every_part_measures_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench(tmp_path, "--json") == 0
     result = json.loads(capsys.readouterr().out)
-    assert result["pairs"] == 2
-    assert result["bare_tokens_per_second"] > 0
-    assert result["app_tokens_per_second"] > 0
-    low, high = result["ratio_95"]
-    assert low <= result["ratio"] <= high
-    assert 0 < result["worker_to_client_ms"]["p50"] <= result["worker_to_client_ms"]["p99"]
-    assert result["model"] in bench.report(result)
+    found = result["parts"]
+    left_out = {note.split()[0] for note in result["notes"] if "left out" in note}
+    assert left_out <= {"lookup"}
+    assert {name.split()[0] for name in found} == {*options.PARTS, "load", "delivery"} - {
+        "latency"
+    } - left_out
+    for name in ("single", "batch 1", "batch 4", "batch 8", "batch 16", "prompt 512", "prompt 2048"):
+        assert list(found[name]["sides"]) == ["bare", "engine", "app"], name
+        assert len(found[name]["pairs"]) == 1
+        for figures in found[name]["sides"].values():
+            assert figures["tokens_per_second"]["median"] > 0
+    for name, n in (("prompt 512", 512), ("prompt 2048", 2048)):
+        assert found[name]["sides"]["app"]["cached_tokens"] < n / 10
+    assert found["turns"]["sides"]["app 2"]["cached_tokens"] > 1900
+    assert found["single"]["sides"]["app"]["app_cpu_us_per_token"] > 0
+    assert list(found["subscribers"]["sides"]) == ["bare", "app 0", "app 1", "app 10"]
+    assert found["load"]["sides"]["loaded"]["p99_to_unloaded"]["median"] > 0
+    assert found["delivery"]["sides"]["app"]["delivery"]["p50_ms"] > 0
+    text = report.report(result)
+    assert result["model"] in text
+    assert "16 generations at once" in text
 
 
-def test_what_cannot_be_measured_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for model in ("fake:", str(tmp_path / "missing.gguf")):
-        assert cli.main(["bench", "--home", str(tmp_path), "--model", model]) == 1
-        message = capsys.readouterr().err
-        assert message.count("\n") == 1
-        assert "Traceback" not in message
+@pytest.mark.real
+@pytest.mark.timeout(300)
+def test_the_starter_model_and_other_settings(
+    tmp_path: Path, starter_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["bench", "--home", str(tmp_path), "--model", str(starter_model), "--usual-sampling"]
+    assert (
+        cli.main([*arguments, "--what", "single", "--pairs", "2", "--tokens", "16", "--subscribers", "0"])
+        == 0
+    )
+    said = capsys.readouterr()
+    assert "One generation (0 further subscribers" in said.out
+    assert "usual sampling" in said.out
+    assert "single" in said.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--model", "fake:"],
+        ["--model", "missing.gguf"],
+        ["--synthetic", "huge"],
+        ["--synthetic", "1M", "--quantization", "Q9"],
+        ["--llama-server", "no-such-program"],
+    ],
+)
+def test_what_cannot_be_measured_is_said(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["bench", "--home", str(tmp_path), *arguments]) == 1
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "Traceback" not in message
+
+
+def test_unknown_parts_are_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "--what", "single,everything"]) == 2
+    assert "'everything' is none of single" in capsys.readouterr().err
+
+
+def children_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+@pytest.mark.real
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_prints_what_there_is_and_leaves_nobody(tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "desktop", "bench", "--home", str(tmp_path), *SMALL]
+    command += ["--pairs", "1000", "--what", "single", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while "single" not in process.stderr.readline():
+            pass
+        time.sleep(3.0)
+        children = children_of(process)
+        assert len(children) >= 4
+        process.send_signal(number)
+        out, rest = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in rest
+    result = json.loads(out)
+    assert 1 <= len(result["parts"]["single"]["pairs"]) < 1000
+    gone, alive = psutil.wait_procs(children, timeout=20)
+    assert len(gone) == len(children)
+    assert not alive
+
+
+# ---- llama-server, without it
+
+
+class FakeServer(BaseHTTPRequestHandler):
+    """Speaks as llama-server does: `/health`, and a streamed `/completion`."""
+
+    protocol_version = "HTTP/1.1"
+    asked: ClassVar[list[dict[str, Any]]] = []
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        body = b'{"status":"ok"}'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.asked.append(body)
+        if body["prompt"] == "refuse":
+            self.send_error(400)
+            return
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for i in range(body["n_predict"]):
+            self._piece(f'data: {{"content":"w{i}","tokens":[{i}],"stop":false}}\n\n'.encode())
+            time.sleep(0.01)
+        timings = {"cache_n": 3, "predicted_per_second": 99.0}
+        last = {
+            "content": "",
+            "tokens": [],
+            "stop": True,
+            "tokens_predicted": body["n_predict"],
+            "timings": timings,
+        }
+        whole = f"data: {json.dumps(last)}\n\n".encode()
+        self._piece(whole[:20])  # an event may come in two pieces
+        self._piece(whole[20:])
+        self.wfile.write(b"0\r\n\r\n")
+
+    def _piece(self, data: bytes) -> None:
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+        self.wfile.flush()
+
+
+@pytest.fixture
+def fake_server() -> Iterator[int]:
+    FakeServer.asked.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), FakeServer) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
+
+
+def test_llama_server_is_read_as_it_streams(fake_server: int) -> None:
+    side = llamaserver.LlamaServerSide(fake_server, SamplingParams(temperature=0))
+
+    async def ask() -> tuple[bool, Sample]:
+        return await side.healthy(), await side.run(["one", "two", "three"], 5)
+
+    healthy, sample = asyncio.run(ask())
+    assert healthy
+    assert [run.n_tokens for run in sample.runs] == [5, 5, 5]
+    assert [run.text for run in sample.runs] == ["w0w1w2w3w4"] * 3
+    assert all(run.cached_tokens == 3 and len(run.times) == 5 for run in sample.runs)
+    assert statistics.median(sample.gaps_s) > 0.004
+    assert {body["prompt"] for body in FakeServer.asked} == {"one", "two", "three"}
+    assert all(body["ignore_eos"] and body["stream"] and body["top_k"] == 1 for body in FakeServer.asked)
+
+
+def test_llama_server_that_refuses_or_is_gone(fake_server: int) -> None:
+    side = llamaserver.LlamaServerSide(fake_server, SamplingParams())
+    with pytest.raises(TokenglassError, match="refuses"):
+        asyncio.run(side.run(["refuse"], 5))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        assert not asyncio.run(llamaserver.LlamaServerSide(free.getsockname()[1], SamplingParams()).healthy())
+
+
+@pytest.mark.real
+def test_llama_server_that_does_not_start_says_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = tmp_path / "llama-server"
+    program.write_text("#!/bin/sh\necho 'no room for the model' >&2\nexit 1\n")
+    program.chmod(0o755)
+    assert bench(tmp_path, "--what", "single", "--llama-server", str(program)) == 1
+    assert "llama-server did not start: no room for the model" in capsys.readouterr().err
+
+
+@pytest.mark.real
+@pytest.mark.timeout(300)
+def test_llama_server_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    program = os.environ.get("TOKENGLASS_LLAMA_SERVER")
+    if not program:
+        pytest.skip("TOKENGLASS_LLAMA_SERVER names no llama-server")
+    assert bench(tmp_path, "--what", "single,turns", "--llama-server", program, "--json") == 0
+    found = json.loads(capsys.readouterr().out)["parts"]
+    assert found["single"]["sides"]["llama-server"]["own_tokens_per_second"] > 0
+    assert found["turns"]["sides"]["llama-server 2"]["cached_tokens"] > 1900
+
+
+# ---- what is made of the samples
 
 
 def test_a_run_is_counted_from_its_first_token() -> None:
-    run = bench.as_run(1.0, [1.5, 1.6, 1.7])
-    assert run.first_token_s == 0.5
-    assert run.tokens_per_second == pytest.approx(10)
+    sample = Sample([Run(1.0, [1.5, 1.6, 1.7])], app_cpu_s=0.003)
+    assert sample.first_token_s == pytest.approx(0.5)
+    assert sample.tokens_per_second == pytest.approx(10)
+    assert sample.figures()["app_cpu_us_per_token"] == pytest.approx(1000)
 
 
-def test_the_interval_holds_the_median() -> None:
-    middle, low, high = bench.interval([0.9, 1.0, 1.1, 0.95, 1.05, 1.0, 0.98])
-    assert middle == 1.0
-    assert 0.9 <= low <= middle <= high <= 1.1
+def test_several_are_counted_while_all_of_them_run() -> None:
+    slow, late = Run(0.0, [1.0, 2.0, 3.0, 4.0, 5.0]), Run(0.0, [1.5, 2.5, 3.5, 4.5])
+    assert Sample([slow, late]).tokens_per_second == pytest.approx(6 / 3)
+    apart = Run(0.0, [5.0, 6.0, 7.0])
+    assert Sample([slow, apart]).tokens_per_second == pytest.approx(6 / 6)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=40))
+def test_the_interval_holds_the_median_and_nothing_beyond_the_values(values: list[float]) -> None:
+    median, low, high = interval(values)
+    assert min(values) <= low <= median <= high <= max(values)
+
+
+def test_the_interval_is_that_of_order_statistics() -> None:
+    assert interval(range(1, 16)) == (8, 4, 12)  # 96.5 % by the binomial distribution
+    assert interval(range(1, 6)) == (3, 1, 5)
+    assert interval(range(1, 31)) == (15.5, 10, 21)
+
+
+def test_the_interval_covers_the_true_median_as_often_as_it_says() -> None:
+    rng = random.Random(3)
+    held = 0
+    for _ in range(1000):
+        _, low, high = interval([rng.expovariate(1) for _ in range(15)])
+        held += low <= math.log(2) <= high
+    assert 950 <= held <= 980
+
+
+def test_ratios_are_taken_within_pairs() -> None:
+    def sample(rate: float) -> Sample:
+        return Sample([Run(0.0, [1.0, 1.0 + 1 / rate])])
+
+    pairs = [{"a": sample(100), "b": sample(50)}, {"a": sample(10), "b": sample(5)}, {"b": sample(1)}]
+    found = ratio(pairs, "a", "b")
+    assert found is not None
+    assert found["median"] == pytest.approx(2)
+    assert ratio(pairs, "a", "c") is None
+
+
+def test_percentiles() -> None:
+    assert percentiles([i / 1000 for i in range(100)]) == {
+        "p50_ms": pytest.approx(50),
+        "p99_ms": pytest.approx(99),
+    }
+    assert percentiles([]) == {"p50_ms": None, "p99_ms": None}
+
+
+def test_the_time_beside_a_prompt_is_all_of_that_time() -> None:
+    run = _part([1.0, 2.0, 3.0, 7.0, 8.0, 9.0], 3.5, 7.5)
+    assert run.times == [3.0, 7.0, 8.0]
+
+
+def test_the_order_changes_from_round_to_round() -> None:
+    sides: dict[str, Any] = dict.fromkeys("abcd")
+    assert len({tuple(name for name, _ in parts.shuffled(sides, i)) for i in range(15)}) > 5
+
+
+# ---- the machine, and the subscribers
+
+
+def test_the_machine_is_described() -> None:
+    about = machine.Machine().about()
+    assert about["cores"] >= 1
+    assert about["cpu"]
+    json.dumps(about)
+
+
+def test_cpu_time_is_that_of_all_threads() -> None:
+    code = "import threading,time\ndef work():\n while time.thread_time()<0.3: pass\n time.sleep(60)\n"
+    code += "threading.Thread(target=work, daemon=True).start()\nprint(flush=True)\ntime.sleep(60)\n"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        deadline = time.monotonic() + 60
+        while machine.cpu_seconds(process.pid) < 0.3 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        spent = machine.cpu_seconds(process.pid)
+        process.kill()
+    assert 0.3 <= spent < 5
+
+
+def frame(opcode: int, payload: bytes) -> bytes:
+    size = len(payload)
+    head = bytes((0x80 | opcode, size if size < 126 else 126 if size < 1 << 16 else 127))
+    if size >= 126:
+        head += size.to_bytes(2 if size < 1 << 16 else 8, "big")
+    return head + payload
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([1, 9]), st.integers(0, 70_000)), max_size=8),
+    st.lists(st.integers(1, 5000), max_size=30),
+)
+def test_followers_count_whole_frames_however_they_come(
+    frames: list[tuple[int, int]], cuts: list[int]
+) -> None:
+    class Quiet(followers.Follower):
+        def __init__(self) -> None:
+            self.n_frames = self._skip = 0
+            self._buffer = b""
+            self.pongs: list[bytes] = []
+
+        def _send(self, opcode: int, payload: bytes) -> None:
+            assert opcode == 0xA
+            self.pongs.append(payload)
+
+    sent = [(opcode, bytes(size % 126 if opcode == 9 else size)) for opcode, size in frames]
+    data = b"".join(frame(opcode, payload) for opcode, payload in sent)
+    follower = Quiet()
+    for cut in [*cuts, len(data)]:
+        follower._take(data[:cut])
+        data = data[cut:]
+    assert follower.n_frames == sum(opcode == 1 for opcode, _ in sent)
+    assert follower.pongs == [payload for opcode, payload in sent if opcode == 9]
+
+
+@pytest.mark.timeout(120)
+def test_a_process_of_the_bench_that_ends_is_told() -> None:
+    async def ask() -> None:
+        child = Child(followers.serve)
+        try:
+            assert await child.ask(None) == []
+            assert "refused" in str(await child.ask(("ws://127.0.0.1:9/v1/live", "t", 1))).lower()
+            child._process.kill()
+            with pytest.raises(TokenglassError, match="ended"):
+                await child.answer()
+        finally:
+            child.close()
+
+    asyncio.run(ask())
