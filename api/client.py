@@ -147,9 +147,9 @@ class LiveClient:
         """Why the connection ended; None while it is open."""
         return self._lost
 
-    async def start_generation(self, arguments: Frame) -> tuple[Frame, _Queue]:
-        """What `generate` answered, and where its events come in."""
-        result = await self.request("generate", **arguments)
+    async def start_generation(self, command: str, arguments: Frame) -> tuple[Frame, _Queue]:
+        """What `generate` or `fork` answered, and where its events come in."""
+        result = await self.request(command, **arguments)
         return result, self._generations[result["generation_id"]]
 
     def forget_generation(self, generation_id: str) -> None:
@@ -181,9 +181,10 @@ class LiveClient:
         if frame["type"] == "reply":
             self._take_reply(frame)
             return
-        queue = self._generations.get(frame.get("generation_id", ""))
-        if queue is not None:
-            queue.put_nowait(frame)
+        for field in ("generation_id", "branch_id"):
+            queue = self._generations.get(frame.get(field, ""))
+            if queue is not None:
+                queue.put_nowait(frame)
         if self._subscribed:
             if self._events.qsize() >= MAX_WAITING:
                 raise asyncio.QueueFull
@@ -195,7 +196,7 @@ class LiveClient:
             return
         if frame["ok"]:
             result = frame["result"]
-            if command == "generate":  # at once: its events may be in the next frame
+            if command in ("generate", "fork"):  # at once: its events may be in the next frame
                 self._generations[result["generation_id"]] = asyncio.Queue()
             future.set_result(result)
         else:
@@ -210,10 +211,11 @@ class Generation:
     connection ends before the generation does.
     """
 
-    def __init__(self, client: LiveClient, arguments: Frame) -> None:
+    def __init__(self, client: LiveClient, arguments: Frame, command: str = "generate") -> None:
         self.result: Frame | None = None
         """What `generate` answered: `generation_id`, and with a conversation the ids of its messages."""
         self._client = client
+        self._command = command
         self._arguments = arguments
         self._queue: _Queue | None = None
         self._over = False
@@ -221,7 +223,7 @@ class Generation:
     async def start(self) -> Frame:
         """Send the command, unless it was sent; answers `result`."""
         if self.result is None:
-            self.result, self._queue = await self._client.start_generation(self._arguments)
+            self.result, self._queue = await self._client.start_generation(self._command, self._arguments)
         return self.result
 
     def __aiter__(self) -> Generation:
@@ -244,7 +246,44 @@ class Generation:
     async def cancel(self) -> None:
         """End it; its `finished` event comes nevertheless. Nothing happens where it hasn't started."""
         if self.result is not None:
-            await self._client.request("cancel", generation_id=self.result["generation_id"])
+            await self._do("cancel")
+
+    async def pause(self) -> Frame:
+        """Hold it before its next token. This and what follows starts it, if need be."""
+        return await self._do("pause")
+
+    async def resume(self) -> Frame:
+        return await self._do("resume")
+
+    async def step(self, tokens: int = 1) -> Frame:
+        """Let it write some tokens and pause again; only while it is paused."""
+        return await self._do("step", tokens=tokens)
+
+    async def update(self, **sampling: object) -> Frame:
+        """Change sampling parameters from its next token on."""
+        return await self._do("update", sampling=sampling)
+
+    async def rewind(self, tokens: int = 1) -> Frame:
+        """Remove its last tokens."""
+        return await self._do("rewind", tokens=tokens)
+
+    async def inject(self, text: str) -> Frame:
+        """Put text into its answer."""
+        return await self._do("inject", text=text)
+
+    async def fork(self, at_token: int, token_id: int | None = None, **more: object) -> Generation:
+        """A branch that has its first tokens; `token_id` is the next, if given."""
+        result = await self.start()
+        arguments = {"generation_id": result["generation_id"], "at_token": at_token, **more}
+        if token_id is not None:
+            arguments["token_id"] = token_id
+        branch = Generation(self._client, arguments, "fork")
+        await branch.start()
+        return branch
+
+    async def _do(self, command: str, **arguments: object) -> Frame:
+        result = await self.start()
+        return await self._client.request(command, generation_id=result["generation_id"], **arguments)
 
 
 def running_app(paths: Paths) -> Frame | None:

@@ -234,12 +234,15 @@ class Generations:
         active.sends += 1
         worker.send(active.to_send())
         key = active.generation_id
-        if active.paused and active.started is None:
-            active.hold = True
-            self._ask(Pause(request_id=self._own_id(), generation_id=key), _ignore)
         untold, active.untold = active.untold, []
         for command in untold:
             self._ask(command.model_copy(update={"request_id": self._own_id()}), _ignore)
+        if untold and not active.paused:
+
+            def resumed(done: ControlDone) -> None:
+                active.mute = done.error is None
+
+            self._ask(Continue(request_id=self._own_id(), generation_id=key), resumed)
         if active.steps_left:
             step = StepTokens(request_id=self._own_id(), generation_id=key, tokens=active.steps_left)
             self._ask(step, _ignore)
@@ -282,19 +285,21 @@ class Generations:
             self._forget(active)
             self._pump()
             return True
-        known = active.hold and isinstance(event, GenerationPaused)
+        if active.mute and isinstance(event, GenerationResumed):
+            active.mute = False
+            return False
         active.fold(event)
-        if known:
-            active.hold = False
-        elif isinstance(event, GenerationStarted):
+        if isinstance(event, GenerationStarted):
             self._pump()
-        return not known
+        return True
 
     def _answered(self, message: ControlDone) -> None:
         command, done = self._asked.pop(message.request_id, (None, _ignore))
         if command is None:
             return
         active = self._active.get(command.generation_id)
+        if message.error is not None and message.error.code == "not_found":  # it has just ended there
+            message = ControlDone(request_id=message.request_id, error=_FINISHED)
         if isinstance(command, Fork):
             self._reserved -= 1
             if message.error is None:

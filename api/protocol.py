@@ -299,13 +299,6 @@ _commands: TypeAdapter[Command] = TypeAdapter(Command)
 
 NOT_BUILT = frozenset(
     (
-        "pause",
-        "resume",
-        "step",
-        "update",
-        "rewind",
-        "inject",
-        "fork",
         "tool_result",
         "models.unload",
         "models.estimate",

@@ -57,8 +57,8 @@ class Active:
     paused: bool = False
     steps_left: int | None = None
     """Tokens until it pauses again, where it was told to step."""
-    hold: bool = False
-    """It was paused here and then sent: its `generation.paused` was published already."""
+    mute: bool = False
+    """Its worker is about to say `generation.resumed`, which nobody else has asked for."""
     untold: list[Control] = field(default_factory=list)
     """What was done to its text while it waited for a slot; its tokens come when it has one."""
     controls: deque[tuple[Control, Done]] = field(default_factory=deque)
@@ -141,7 +141,7 @@ class Active:
     def lose_worker(self) -> None:
         """Its worker is gone."""
         self.deaths += self.has_slot
-        self.sent = self.has_slot = self.hold = False
+        self.sent = self.has_slot = self.mute = False
 
     def branch(self, fork: Fork) -> Active:
         """The generation that a worker has just made of this one's first tokens."""
@@ -173,10 +173,13 @@ class Active:
         return Active(command, sent=True, sends=1, tokens=tokens, injected=injected)
 
     def to_send(self) -> Generate:
-        """The command for the next worker: as it was given, or to go on after the last delivered token."""
-        started = self.started
+        """The command for the next worker: as it was given, or to go on after the last delivered token.
+
+        Held where its text has to be changed before it goes on.
+        """
+        started, paused = self.started, self.paused or bool(self.untold)
         if started is None:
-            return self.command
+            return self.command.model_copy(update={"paused": paused})
         assert self.prompt is not None
         assert self.seed is not None
         computed_t = self.computed_t
@@ -195,6 +198,6 @@ class Active:
             computed_t=computed_t,
             trimmed_messages=started.trimmed_messages,
             reasoning_open=self.prompt.reasoning_open,
-            paused=self.paused,
+            paused=paused,
         )
         return self.command.model_copy(update={"resume": resume})

@@ -38,6 +38,8 @@ class Generate(Value):
     """Speculative decoding: at most so many tokens are guessed each step from n-grams of what stands already
     in prompt and answer; 0: off. It changes the speed and never the text.
     """
+    paused: bool = False
+    """Hold it before its first token; nobody is told."""
     resume: Resume | None = None
     """Go on from here; `messages` or `prompt` then only say what it was about."""
 
