@@ -36,6 +36,8 @@ class Wants:
     """Arguments of calls are JSON text and not objects."""
     content_none: bool = False
     """Beside calls, no content is None and not an empty text."""
+    calls_alone: bool = False
+    """Calls are left out where there is content beside them, so that is left out instead."""
     short_ids: bool = False
     """Ids of calls have nine letters and digits."""
     one_text: bool = False
@@ -63,6 +65,8 @@ def tools_as_wanted(tools: Sequence[Tool], wants: Wants) -> Dicts | None:
 
 def _as_wanted(message: ChatMessage, names: dict[str, str], wants: Wants) -> dict[str, Any]:
     content, reasoning = message.content or "", message.reasoning
+    if wants.calls_alone and message.tool_calls:
+        content = ""
     if wants.one_text and message.tool_calls and content and reasoning:
         content, reasoning = "", f"{reasoning}\n\n{content}"
     seen: dict[str, Any] = {"role": message.role, "content": content}
@@ -111,7 +115,8 @@ def _short(call_id: str) -> str:
 
 def _without_system(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
     """What system messages say, put before the first user message."""
-    system = "\n\n".join(message.content or "" for message in messages if message.role == "system")
+    said = [message.content for message in messages if message.role == "system" and message.content]
+    system = "\n\n".join(said)
     others = [message for message in messages if message.role != "system"]
     if not system:
         return others
@@ -185,9 +190,12 @@ def _learn_calls(render: Render, wants: Wants) -> Wants:
         if text is None or _VALUE not in text or _RESULT not in text:
             continue
         # Python's own spelling of an object, or JSON text that was quoted as a text again
-        if f"'{_VALUE}'" not in text and f'\\"{_VALUE}' not in text:
-            return form
         possible = possible or form
+        if f"'{_VALUE}'" not in text and f'\\"{_VALUE}' not in text:
+            possible = form
+            break
+    if possible is not None and _VALUE not in (_rendered(render, possible, _with_call(_ANSWER)) or _VALUE):
+        return replace(possible, calls_alone=True)
     return possible or wants
 
 
