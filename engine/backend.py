@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from engine.errors import TokenglassError
 from engine.types import ModelInfo, SamplingParams, WorkerConfig
 
 
@@ -122,10 +123,19 @@ class Backend(Protocol):
     def close(self) -> None: ...
 
 
+class OffloadError(TokenglassError):
+    """The layers that a loader chose for the GPU don't fit there after all; it may be tried with fewer."""
+
+    def __init__(self, error: TokenglassError, n_gpu_layers: int) -> None:
+        super().__init__(error.code, error.info.message, path=error.info.path, hint=error.info.hint)
+        self.n_gpu_layers = n_gpu_layers
+
+
 LoadProgress = Callable[[float], bool]
 """Called with 0 to 1 while loading; answering False stops the load."""
 
 Loader = Callable[[WorkerConfig, LoadProgress], Backend]
+"""Raises TokenglassError; of these `OffloadError` only where it chose the number of layers itself."""
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

@@ -53,6 +53,8 @@ class FakeSpec:
     """Loading fails with this code."""
     oom_at_load: bool = False
     """Loading fails for lack of memory."""
+    gpu_layers: int | None = None
+    """It has a GPU for so many layers; left to choose, it first tries one more than twice as many."""
     load_abort: bool = False
     """The process aborts while loading."""
     abort_after: int | None = None
@@ -141,6 +143,7 @@ _READERS: Final[Mapping[str, Callable[[str], Any]]] = {
     "load_ms": _milliseconds,
     "load_fail": _code,
     "oom_at_load": _flag,
+    "gpu_layers": _count(0),
     "load_abort": _flag,
     "abort_after": _count(0),
     "exit_after": _count(0),

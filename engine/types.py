@@ -207,6 +207,10 @@ class ModelInfo(Value):
     """Tokens computed at once within a step."""
     n_threads_batch: int = 0
     """Threads for prompts; `n_threads` are those for single tokens."""
+    tensor_split: list[float] = []
+    """Share of the offloaded layers on each GPU, where there are several."""
+    buffers: dict[str, int] = {}
+    """Bytes that llama.cpp allocated, by device and kind: `CPU KV`, `CUDA0 compute` …"""
     recurrent: bool = False
     """Has a state instead of (or beside) a KV cache: prefixes can't be cut."""
     embedding: bool = False

@@ -21,21 +21,23 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import cast
 
-from engine import fakespec, ipc
-from engine.backend import Backend, Loader
-from engine.commands import Cancel, Control, ControlCommand, Generate, Shutdown
+from engine import embedding, fakespec, ipc
+from engine.backend import Backend, Loader, OffloadError
+from engine.commands import Cancel, Control, ControlCommand, Embed, Generate, Shutdown
 from engine.core import EngineCore, Prepared
+from engine.embedding import EmbeddingJob, EmbeddingQueue
 from engine.errors import ErrorInfo, TokenglassError
 from engine.events import (
     EngineStarted,
     GenerationFinished,
+    LogLine,
     ModelFailed,
     ModelLoaded,
     ModelLoading,
 )
 from engine.prepare import Preparer
 from engine.renderer import Renderer
-from engine.replies import Message
+from engine.replies import EmbedDone, Message
 from engine.types import Timings, Usage, WorkerConfig
 
 PROGRESS_INTERVAL_S = 0.1
@@ -83,7 +85,8 @@ class Worker:
     def __init__(self, connection: Connection, outbox: Outbox) -> None:
         self._connection = connection
         self._outbox = outbox
-        self._commands: queue.SimpleQueue[Prepared | Control | Cancel | None] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[Prepared | Control | Cancel | EmbeddingJob | None]
+        self._commands = queue.SimpleQueue()
         """For the main thread, in the order in which they came; None: leave."""
         self._loaded = threading.Event()
         # from the first moment on, so that a load can be left and a vanished app is noticed during it
@@ -92,18 +95,24 @@ class Worker:
     def run(self, backend: Backend, config: WorkerConfig, preparer: Preparer) -> None:
         """Step while there is work, wait for commands while there is none; ends on Shutdown."""
         self._core = core = EngineCore(backend, config)
+        self._backend = backend
         self._preparer = preparer
+        embeddings = EmbeddingQueue(backend)
         self._loaded.set()
         while True:
-            while not (core.has_work and self._commands.empty()):
+            while not ((core.has_work or embeddings) and self._commands.empty()):
                 item = self._commands.get()
                 if item is None:
                     return
                 if isinstance(item, Prepared):
                     core.add(item)
+                elif isinstance(item, EmbeddingJob):
+                    embeddings.add(item)
                 elif not isinstance(item, Cancel):  # the core has had it; this one only wakes
                     self._outbox.put(core.control(item))
-            self._outbox.put(core.step())
+            self._outbox.put(embeddings.step())
+            if core.has_work:
+                self._outbox.put(core.step())
 
     def _read(self) -> None:
         while True:
@@ -124,6 +133,8 @@ class Worker:
                 self._prepare(command)
             elif isinstance(command, ControlCommand):
                 self._commands.put(command)
+            elif isinstance(command, Embed):
+                self._tokenize(command)
 
     def _prepare(self, command: Generate) -> None:
         try:
@@ -134,6 +145,12 @@ class Worker:
             traceback.print_exc()
             info = ErrorInfo(code="internal", message="the prompt could not be prepared; see the engine log")
             self._outbox.put([_refused(command, info)])
+
+    def _tokenize(self, command: Embed) -> None:
+        try:
+            self._commands.put(embedding.tokenize(self._backend, command))
+        except TokenglassError as error:
+            self._outbox.put([EmbedDone(request_id=command.request_id, error=error.info)])
 
 
 def main(connection: Connection, config_json: str, epoch: int) -> None:
@@ -182,7 +199,16 @@ def _load(config: WorkerConfig, outbox: Outbox) -> Backend:
         return True
 
     progress(0.0)
-    return load(config, progress)
+    try:
+        return load(config, progress)
+    except OffloadError as error:
+        fewer = error.n_gpu_layers // 2
+        message = (
+            f"the GPU's memory didn't hold {error.n_gpu_layers} layers of {config.model_id}; "
+            f"{f'trying {fewer}' if fewer else 'the CPU takes them all'}"
+        )
+    outbox.put([LogLine(level="warning", message=message)])
+    return load(config.model_copy(update={"n_gpu_layers": fewer, "tensor_split": []}), progress)
 
 
 def _refused(command: Generate, error: ErrorInfo) -> GenerationFinished:

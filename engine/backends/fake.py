@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
-from engine.backend import Batch, LoadProgress, Sampled, Sampler, SamplerSpec
+from engine.backend import Batch, LoadProgress, OffloadError, Sampled, Sampler, SamplerSpec
 from engine.errors import TokenglassError
 from engine.fakespec import FakeSpec
 from engine.types import ModelInfo, WorkerConfig
@@ -316,6 +316,16 @@ def _hang() -> NoReturn:
         time.sleep(3600)
 
 
+def _offload(spec: FakeSpec, config: WorkerConfig) -> int:
+    if spec.gpu_layers is None:
+        return 0
+    chosen = config.n_gpu_layers if config.n_gpu_layers >= 0 else 2 * spec.gpu_layers + 1
+    if chosen <= spec.gpu_layers:
+        return chosen
+    error = TokenglassError("out_of_memory", f"fake model: {chosen} layers don't fit on the GPU")
+    raise OffloadError(error, chosen) if config.n_gpu_layers < 0 else error
+
+
 def load(config: WorkerConfig, progress: LoadProgress) -> FakeBackend:
     """Load what `config.model_path` (`fake:…`) describes.
 
@@ -337,6 +347,7 @@ def load(config: WorkerConfig, progress: LoadProgress) -> FakeBackend:
         raise TokenglassError(
             "out_of_memory", "fake model: not enough memory", hint="load a smaller model, or fewer slots"
         )
+    n_gpu_layers = _offload(spec, config)
     progress(1.0)
     n_ctx = spec.ctx or config.n_ctx or 4096
     n_slots = spec.slots or config.n_slots
@@ -352,7 +363,7 @@ def load(config: WorkerConfig, progress: LoadProgress) -> FakeBackend:
         n_ctx=min(n_ctx, n_kv),
         n_slots=n_slots,
         n_threads=1,
-        n_gpu_layers=0,
+        n_gpu_layers=n_gpu_layers,
         devices=["none"],
         has_chat_template=True,
         n_kv=n_kv,
