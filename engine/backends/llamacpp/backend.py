@@ -10,11 +10,14 @@ import numpy as np
 
 from engine.backend import Batch, Sampled, Sampler, SamplerSpec
 from engine.backends.llamacpp.candidates import Logits
+from engine.backends.llamacpp.embedder import Embedder, set_up_for_embeddings
 from engine.backends.llamacpp.library import lib
 from engine.backends.llamacpp.sampler import LlamaSampler, Vocab
 from engine.errors import TokenglassError
 from engine.types import ModelInfo
 
+EMBEDDING_CTX = 2048
+"""The longest input that a model which isn't made for embeddings takes, where its context isn't shorter."""
 _SPM = 1  # llama_vocab_type: SentencePiece BPE
 _logits_address = lib._lib["llama_get_logits_ith"]  # an own prototype: a plain address is made fastest
 _logits_address.argtypes = [ctypes.c_void_p, ctypes.c_int32]
@@ -24,7 +27,7 @@ _logits_address.restype = ctypes.c_void_p
 class LlamaBackend:
     """One model and one context; see `engine.backend.Backend`."""
 
-    def __init__(self, model: Any, context: Any, info: ModelInfo, n_batch: int) -> None:
+    def __init__(self, model: Any, context: Any, info: ModelInfo) -> None:
         self.info = info
         self._model = model
         self._context = context
@@ -40,7 +43,10 @@ class LlamaBackend:
         self._piece_buffer = ctypes.create_string_buffer(512)
         self._rows: dict[int, Logits] = {}
         """Views by address; making one takes longer than reading it."""
+        self._embedder = Embedder(model, context) if info.embedding else None
+        self._embedding_context: Any = None
         # one batch for all steps: arrays that take whole slices, and fixed pointers into them
+        n_batch = info.n_batch
         self._tokens = (ctypes.c_int32 * n_batch)()
         self._positions = (ctypes.c_int32 * n_batch)()
         self._sequences = (ctypes.c_int32 * n_batch)()
@@ -84,6 +90,12 @@ class LlamaBackend:
     def new_sampler(
         self, spec: SamplerSpec, prompt: Sequence[int], completion: Sequence[int] = (), n_drawn: int = 0
     ) -> LlamaSampler:
+        if self.info.embedding:
+            raise TokenglassError(
+                "bad_state",
+                "this model gives embeddings and writes no text",
+                hint="load another model for chats",
+            )
         return LlamaSampler(spec, self._sampling, prompt, completion, n_drawn)
 
     def decode(self, batch: Batch) -> None:
@@ -131,6 +143,8 @@ class LlamaBackend:
 
     def keep(self, sequence: int, n_tokens: int) -> int:
         memory = self._memory
+        if self.info.embedding:
+            return 0
         # a recurrent state can't be cut, and may say so only by where it stands afterwards
         if (
             n_tokens > 0
@@ -143,16 +157,46 @@ class LlamaBackend:
 
     def copy(self, source: int, target: int, n_tokens: int) -> int:
         memory = self._memory
+        if n_tokens <= 0:
+            return 0
         if self.info.recurrent and lib.llama_memory_seq_pos_max(memory, source) != n_tokens - 1:
             return 0  # a state holds all its tokens or none
         lib.llama_memory_seq_cp(memory, source, target, 0, n_tokens)
         return n_tokens
 
     def embed(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
-        raise TokenglassError("bad_state", f"this model gives no embeddings ({len(inputs)} asked)")
+        """Embedding models pool as they were trained to.
+
+        Of others these are the mean hidden states of the last layer, computed in a context of its own that is
+        made at the first call: good enough to tell texts apart, but nothing that the model was trained for.
+        """
+        if self._embedder is None:
+            self._embedder = Embedder(self._model, self._make_embedding_context())
+        return self._embedder.embed(inputs)
+
+    def _make_embedding_context(self) -> Any:
+        info = self.info
+        params = lib.llama_context_default_params()
+        set_up_for_embeddings(params, min(info.n_ctx, EMBEDDING_CTX), mean=True)
+        params.n_threads, params.n_threads_batch = info.n_threads, info.n_threads_batch
+        params.kv_unified = True
+        params.no_perf = True
+        context = lib.llama_init_from_model(self._model, params)
+        if not context:
+            raise TokenglassError(
+                "out_of_memory",
+                "there is not enough memory for embeddings beside the model's context",
+                hint="load an embedding model, or this one with a smaller --ctx",
+            )
+        self._embedding_context = context
+        return context
 
     def close(self) -> None:
-        lib.llama_free(self._context)
+        if self._embedder:
+            self._embedder.close()
+        for context in (self._embedding_context, self._context):
+            if context:
+                lib.llama_free(context)
         lib.llama_model_free(self._model)
 
     def _token_text(self, token: int) -> str:

@@ -2,56 +2,102 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import time
 from pathlib import Path
+from typing import Any
 
-from engine.backend import LoadProgress
+from engine import fit, machine
+from engine.backend import LoadProgress, OffloadError
 from engine.backends.llamacpp.backend import LlamaBackend
-from engine.backends.llamacpp.library import devices, last_error, lib, load_plugins, start_log
+from engine.backends.llamacpp.embedder import set_up_for_embeddings
+from engine.backends.llamacpp.library import (
+    buffers,
+    devices,
+    gpus,
+    last_error,
+    lib,
+    load_plugins,
+    start_log,
+)
 from engine.errors import TokenglassError
-from engine.gguf import read_header
+from engine.gguf import read_header, read_layout
+from engine.shape import shape_of
 from engine.types import ModelInfo, WorkerConfig
-
-DEFAULT_CTX = 4096
 
 
 def load(config: WorkerConfig, progress: LoadProgress) -> LlamaBackend:
     """Load weights and make the context. Raises TokenglassError with what to tell the user."""
-    began = time.monotonic()
-    path = Path(config.model_path)
-    header = read_header(path)
     start_log()
     load_plugins()
     lib.llama_backend_init()
-    device_names, has_gpu = devices()
-    model_params = lib.llama_model_default_params()
-    wanted = config.n_gpu_layers if config.n_gpu_layers >= 0 else header.n_layers + 1
-    model_params.n_gpu_layers = n_gpu_layers = wanted if has_gpu else 0
-    callback = lib.llama_progress_callback(lambda done, _: progress(done))
-    model_params.progress_callback = callback
-    model = lib.llama_model_load_from_file(os.fsencode(path), model_params)
-    if not model:
-        raise _load_error(header.architecture)
-    n_ctx_train = lib.llama_model_n_ctx_train(model)
-    n_ctx = config.n_ctx or min(n_ctx_train or DEFAULT_CTX, DEFAULT_CTX)
-    n_threads = config.n_threads or max(1, len(_usable_cores()) - 1)
-    params = lib.llama_context_default_params()
-    params.n_seq_max = config.n_slots
-    params.n_ctx = n_ctx * config.n_slots
-    params.kv_unified = True  # sequences share cells, so that prefixes are copied for nothing
-    params.n_batch = params.n_ubatch = config.n_batch
-    params.n_threads = params.n_threads_batch = n_threads
-    params.swa_full = True  # a window cache can't give back an old prefix
-    params.no_perf = True
-    context = lib.llama_init_from_model(model, params)
-    if not context:
-        lib.llama_model_free(model)
-        raise TokenglassError(
-            "out_of_memory",
-            f"there is not enough memory for {config.n_slots} contexts of {n_ctx} tokens",
-            hint="choose a smaller --ctx or --parallel",
+    placed = _place(config)
+    try:
+        return _load(placed, progress)
+    except TokenglassError as error:
+        if error.code == "out_of_memory" and placed.n_gpu_layers > 0 and config.n_gpu_layers < 0:
+            raise OffloadError(error, placed.n_gpu_layers) from None
+        raise
+
+
+def _place(config: WorkerConfig) -> WorkerConfig:
+    """Settle which layers go to which GPU: as many as fit, where that is left open."""
+    places = gpus() if lib.llama_supports_gpu_offload() else []
+    if not places:
+        return config.model_copy(update={"n_gpu_layers": 0, "tensor_split": []})
+    if config.n_gpu_layers >= 0:
+        return config
+    shape = shape_of(read_layout(Path(config.model_path)))
+    if shape is None:  # the header tells too little: let llama.cpp try
+        return config.model_copy(update={"n_gpu_layers": 10_000})
+    n, split = fit.offload(shape, fit.sizes_of(config, shape.n_ctx_train), places)
+    return config.model_copy(update={"n_gpu_layers": n, "tensor_split": split})
+
+
+def _load(config: WorkerConfig, progress: LoadProgress) -> LlamaBackend:
+    began = time.monotonic()
+    header = read_header(Path(config.model_path))
+    device_names, _ = devices()
+    n_gpu_layers = config.n_gpu_layers
+    model = _load_model(config, n_gpu_layers, progress, header.architecture)
+    try:
+        embedding = _gives_embeddings(model, header.architecture)
+        n_ctx_train = lib.llama_model_n_ctx_train(model)
+        sizes = fit.sizes_of(config, n_ctx_train)
+        choice = machine.choose(
+            machine.this_machine(),
+            n_threads=config.n_threads,
+            n_threads_batch=config.n_threads_batch,
+            n_batch=config.n_batch,
+            n_ubatch=config.n_ubatch,
+            n_slots=config.n_slots,
+            on_gpu=n_gpu_layers > header.n_layers,
         )
+        params = lib.llama_context_default_params()
+        params.n_seq_max = config.n_slots
+        params.n_ctx = sizes.n_kv
+        params.n_batch = choice.n_batch
+        params.n_ubatch = choice.n_ubatch
+        params.n_threads = choice.n_threads
+        params.n_threads_batch = choice.n_threads_batch
+        params.kv_unified = True  # sequences share cells, so that prefixes are copied for nothing
+        params.swa_full = True  # a window cache can't give back an old prefix
+        params.no_perf = True
+        if embedding:
+            pools = _metadata(model, f"{header.architecture}.pooling_type") not in ("", "0")
+            set_up_for_embeddings(params, sizes.n_ctx, mean=not pools)
+        context = lib.llama_init_from_model(model, params)
+        if not context:
+            raise TokenglassError(
+                "out_of_memory",
+                f"there is not enough memory for a KV cache of {params.n_ctx} tokens",
+                hint="choose a smaller --ctx or --parallel",
+            )
+    except TokenglassError:
+        lib.llama_model_free(model)
+        raise
+    n_kv = lib.llama_n_ctx(context)
     info = ModelInfo(
         id=config.model_id,
         name=header.name,
@@ -60,27 +106,61 @@ def load(config: WorkerConfig, progress: LoadProgress) -> LlamaBackend:
         n_params=lib.llama_model_n_params(model),
         n_vocab=lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model)),
         n_ctx_train=n_ctx_train,
-        n_ctx=min(n_ctx, lib.llama_n_ctx_seq(context)),
+        n_ctx=min(sizes.n_ctx, n_kv),
         n_slots=config.n_slots,
-        n_threads=n_threads,
+        n_threads=choice.n_threads,
         n_gpu_layers=n_gpu_layers,
         devices=device_names,
         has_chat_template=header.has_chat_template,
-        n_kv=n_ctx * config.n_slots,
-        n_batch=config.n_batch,
-        n_ubatch=config.n_batch,
-        n_threads_batch=n_threads,
+        n_kv=n_kv,
+        n_batch=lib.llama_n_batch(context),
+        n_ubatch=lib.llama_n_ubatch(context),
+        n_threads_batch=choice.n_threads_batch,
+        tensor_split=config.tensor_split,
+        buffers=buffers(),
         recurrent=lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model),
-        n_embd=lib.llama_model_n_embd(model),
+        embedding=embedding,
+        n_embd=lib.llama_model_n_embd_out(model),
         load_ms=(time.monotonic() - began) * 1000,
     )
-    return LlamaBackend(model, context, info, config.n_batch)
+    return LlamaBackend(model, context, info)
 
 
-def _usable_cores() -> set[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return os.sched_getaffinity(0)
-    return set(range(os.cpu_count() or 1))
+def _load_model(config: WorkerConfig, n_gpu_layers: int, progress: LoadProgress, architecture: str) -> Any:
+    params = lib.llama_model_default_params()
+    params.n_gpu_layers = n_gpu_layers
+    callback = lib.llama_progress_callback(lambda done, _: progress(done))
+    params.progress_callback = callback
+    n_devices = lib.llama_max_devices()
+    split = (ctypes.c_float * n_devices)(*config.tensor_split[:n_devices])
+    if config.tensor_split:
+        params.tensor_split = split
+    model = lib.llama_model_load_from_file(os.fsencode(config.model_path), params)
+    if not model:
+        raise _load_error(architecture)
+    return model
+
+
+def _gives_embeddings(model: Any, architecture: str) -> bool:
+    """Whether the model was made for embeddings: it pools, or every token sees all others.
+
+    Raises TokenglassError `model_unsupported` for kinds that neither generate here nor embed.
+    """
+    pooling = _metadata(model, f"{architecture}.pooling_type")
+    if pooling == str(lib.LLAMA_POOLING_TYPE_RANK):
+        raise TokenglassError("model_unsupported", "this model ranks texts; it generates and embeds none")
+    if lib.llama_model_has_encoder(model) and lib.llama_model_has_decoder(model):
+        raise TokenglassError("model_unsupported", "models with encoder and decoder are not supported")
+    if lib.llama_model_has_encoder(model):
+        return True
+    return pooling not in ("", "0") or _metadata(model, f"{architecture}.attention.causal") == "false"
+
+
+def _metadata(model: Any, key: str) -> str:
+    """A value of the model's metadata as llama.cpp prints it; empty where there is none."""
+    buffer = ctypes.create_string_buffer(64)
+    n = lib.llama_model_meta_val_str(model, key.encode(), buffer, len(buffer))
+    return buffer.value.decode("utf-8", "replace") if n >= 0 else ""
 
 
 def _load_error(architecture: str) -> TokenglassError:
