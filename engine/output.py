@@ -29,15 +29,16 @@ class Output:
         self._generation_id = command.generation_id
         self._pieces = pieces
         # tools that a template knows nothing of are often called in the most common form all the same
-        fmt = prepared.format or (HERMES if command.tools else None)
-        self._detokenizer = Detokenizer(pieces, fmt.shown_tokens(bool(command.tools)) if fmt else ())
+        tools = command.tools if command.tool_choice != "none" else []
+        fmt = prepared.format or (HERMES if tools else None)
+        self._detokenizer = Detokenizer(pieces, fmt.shown_tokens(bool(tools)) if fmt else ())
         self._stops = StopMatcher(command.stop) if command.stop else None
         self._parser: AnswerParser | None = None
         if fmt is not None:
             self._parser = AnswerParser(
                 fmt,
                 generation_id=command.generation_id,
-                tools=command.tools,
+                tools=tools,
                 reasoning_open=prepared.reasoning_open,
             )
         self._parts: list[str] = []

@@ -8,6 +8,7 @@ from engine.backend import Backend
 from engine.commands import Generate
 from engine.core import Prepared
 from engine.errors import TokenglassError
+from engine.formats import Format, learn
 from engine.renderer import Renderer
 from engine.templates import ChatTemplate
 from engine.types import ChatMessage, ModelInfo, Tool
@@ -41,7 +42,13 @@ class Preparer:
         self._template = ChatTemplate(
             source, bos_text=backend.bos_text, eos_text=backend.eos_text, renderer=renderer
         )
-        self.info: ModelInfo = backend.info.model_copy(update={"has_chat_template": source is not None})
+        self.format: Format | None = None
+        """How the model writes reasoning and tool calls."""
+        if source is not None and (learned := learn(self._template.render, source).format) is not None:
+            self.format = learned.bind(backend)
+        self.info: ModelInfo = backend.info.model_copy(
+            update={"has_chat_template": source is not None, **(self.format.told if self.format else {})}
+        )
         """What is known of the model, with what its template tells."""
 
     def prepare(self, command: Generate) -> Prepared:
@@ -53,10 +60,11 @@ class Preparer:
                 resume.prompt_tokens,
                 trimmed_messages=resume.trimmed_messages,
                 reasoning_open=resume.reasoning_open,
+                format=self._format_for(command),
             )
         if command.messages is None:
             tokens = self._backend.tokenize(command.prompt or "", add_special=True, parse_special=True)
-            return Prepared(command, tokens)
+            return Prepared(command, tokens, format=self._format_for(command))
         _check_input(command.messages, command.tools)
         prompt = self._render(command, command.messages)
         trimmed = 0
@@ -65,7 +73,17 @@ class Preparer:
             room = min(command.max_tokens or MAX_ANSWER_ROOM, MAX_ANSWER_ROOM, n_ctx // 4)
             if len(prompt.tokens) > n_ctx - room:
                 prompt, trimmed = self._trim(command, command.messages, prompt, n_ctx - room)
-        return Prepared(command, prompt.tokens, trimmed_messages=trimmed)
+        return Prepared(
+            command,
+            prompt.tokens,
+            trimmed_messages=trimmed,
+            format=self.format,
+            reasoning_open=self.format is not None and self.format.leaves_reasoning_open(prompt.text),
+        )
+
+    def _format_for(self, command: Generate) -> Format | None:
+        """What a raw prompt is answered with is plain text, but where it comes with tools."""
+        return self.format if command.messages is not None or command.tools else None
 
     def _render(self, command: Generate, messages: list[ChatMessage]) -> _Prompt:
         text = self._template.render(messages, command.tools)

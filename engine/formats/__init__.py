@@ -4,6 +4,7 @@
 """
 
 from engine.formats.format import HERMES, CallSyntax, Format, Header
+from engine.formats.learn import Learned, learn
 from engine.formats.parser import AnswerParser, CallText, Piece, ReasoningText
 
 __all__ = [
@@ -13,6 +14,8 @@ __all__ = [
     "CallText",
     "Format",
     "Header",
+    "Learned",
     "Piece",
     "ReasoningText",
+    "learn",
 ]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
+
+from engine.backend import Backend
+from engine.errors import TokenglassError
 
 CallKind = Literal["json", "name_json", "parameters", "elements", "python", "dict"]
 """How name and arguments of a call are written:
@@ -91,8 +95,6 @@ class Format:
     skip: tuple[str, ...] = ()
     """Markers around content, which are no part of it."""
     header: Header | None = None
-    short_ids: bool = False
-    """The template takes only ids of nine letters and digits."""
     reasoning_tokens: frozenset[int] = frozenset()
     """Control tokens with a text that tells reasoning or content apart (`bind`)."""
     call_tokens: frozenset[int] = frozenset()
@@ -107,6 +109,11 @@ class Format:
     def has_calls(self) -> bool:
         return self.calls is not None or (self.header is not None and bool(self.header.call))
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """What `ModelInfo` says of it."""
+        return {"format": self.name, "tools": self.has_calls, "reasoning": self.reasons}
+
     def leaves_reasoning_open(self, prompt: str) -> bool:
         """Whether the prompt ends inside a reasoning block."""
         mark = self.reasoning_open.strip()
@@ -116,18 +123,21 @@ class Format:
         """Control tokens whose text the parser must see."""
         return self.reasoning_tokens | self.call_tokens if tools else self.reasoning_tokens
 
-    def bind(self, tokenize: Callable[[str], list[int]], piece: Callable[[int, bool], bytes]) -> Format:
-        """The format with the model's control tokens that its markers are made of.
-
-        `tokenize` takes markers with control tokens in them; `piece(token, special)` is a token's bytes.
-        """
+    def bind(self, backend: Backend) -> Format:
+        """The format with the model's control tokens that its markers are made of."""
 
         def control(literals: Iterator[str]) -> frozenset[int]:
-            tokens = {token for literal in literals if literal for token in tokenize(literal)}
-            return frozenset(token for token in tokens if not piece(token, False) and piece(token, True))
+            tokens: set[int] = set()
+            for literal in filter(None, literals):
+                with contextlib.suppress(TokenglassError):  # it can't be spelt, so it won't be
+                    tokens.update(backend.tokenize(literal, add_special=False, parse_special=True))
+            return frozenset(t for t in tokens if not backend.piece(t) and backend.piece(t, special=True))
 
-        reasoning = control(self._answer_literals())
-        return replace(self, reasoning_tokens=reasoning, call_tokens=control(self._call_literals()))
+        return replace(
+            self,
+            reasoning_tokens=control(self._answer_literals()),
+            call_tokens=control(self._call_literals()),
+        )
 
     def _answer_literals(self) -> Iterator[str]:
         yield self.reasoning_open

@@ -6,7 +6,6 @@ the white space around them, and where the text is cut makes no difference.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import sys
 from collections.abc import Generator, Sequence
@@ -51,6 +50,7 @@ class AnswerParser:
         self._generation_id = generation_id
         self._n_opened = 0
         self._has_tools = bool(tools)
+        self._recipients = {"all", *(tool.function.name for tool in tools)}
         self._pieces: list[Piece] = []
         self._reader = Reader()
         self._given = 0
@@ -243,11 +243,16 @@ class AnswerParser:
             else:
                 plausible = _NAME_SO_FAR.fullmatch(begin) is not None
             if not plausible or len(text) > MAX_HEADER:
+                self._pass_marker()
                 return
             if end >= 0:
                 break
             if not (yield from reader.more()):
+                self._pass_marker()
                 return
+        if not header.begins and text.strip() not in self._recipients:
+            self._pass_marker()
+            return
         reader.at = end + len(header.close)
         if re.search(header.reasoning, text):
             self._begin_block()
@@ -257,6 +262,14 @@ class AnswerParser:
             yield from self._message_call(found.group(1))
         else:
             self._begin_block()
+
+    def _pass_marker(self) -> None:
+        """What has been taken for the beginning of a message is content."""
+        reader = self._reader
+        if reader.at > self._given:
+            self._pieces.append(reader.text[self._given : reader.at])
+            self._given = reader.at
+            self._fresh = self._after_marker = False
 
     def _message_call(self, name: str) -> Reading[None]:
         """A call whose header has named it."""
@@ -320,9 +333,8 @@ class AnswerParser:
             self._give_back()
 
     def _open_call(self) -> Reading[None]:
-        place = f"{self._generation_id}_{self._n_opened}"
+        self.call_id = f"call_{self._generation_id}_{self._n_opened}"
         self._n_opened += 1
-        self.call_id = _short(place) if self._format.short_ids else f"call_{place}"
         self._told = sys.maxsize  # white space before it isn't the call's
         yield from self._reader.space()
         self._told = self._reader.at
@@ -350,8 +362,3 @@ class AnswerParser:
 _FIRST_KEY = re.compile(r"\{\s*(?:\"(?:([a-z_]{1,16})\"|[a-z_]{0,16})?)?")
 _CALL_KEYS = frozenset({"name", "arguments", "parameters", "type", "function", "id"})
 _NAME_SO_FAR = re.compile(r"[A-Za-z0-9_.-]*")
-
-
-def _short(text: str) -> str:
-    """Nine letters and digits."""
-    return hashlib.blake2b(text.encode()).hexdigest()[:9]
