@@ -259,6 +259,10 @@ class Generations:
         self._worker.send(command)
         self._on_work()
 
+    def probe(self) -> None:
+        """Ask the worker for a sign of life: what it can't find it answers too."""
+        self._ask(Continue(request_id=self._own_id(), generation_id=""), _ignore)
+
     def take(self, message: Message) -> bool:
         """Fold one message of the worker; answers whether it is to be published."""
         if isinstance(message, ControlDone):

@@ -67,7 +67,9 @@ class Supervisor:
         self._task: asyncio.Task[None] | None = None
         self._deaths: deque[float] = deque()
         self._closing = False
-        self._watch = HangWatch(lambda: self._generations.has_work, self._end_hung)
+        self._watch = HangWatch(
+            lambda: self._generations.has_work, lambda: self._generations.probe(), self._end_hung
+        )
         self._generations = Generations(bus, state, self._watch.work)
         self._hung = False
 
@@ -179,6 +181,10 @@ class Supervisor:
         async with self._lock:
             if self.config is None:
                 await self._retire(timeout_s=2.0)
+
+    def check_idle(self) -> None:
+        """Raises TokenglassError `busy` where generations run or wait."""
+        self._check_idle(False)
 
     def _check_idle(self, force: bool) -> None:
         n = len(self._generations)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from engine.events import StepMetrics
 
 LOOK_S = 1.0
+PROBE_S = 5.0
+"""Silence after which the worker is asked whether it is there: it may have nothing to say (all is paused)."""
 HANG_S = 30.0
 FIRST_STEP_S = 300.0
 """Patience before any step of the worker is known: the first ones of a large model take their time."""
@@ -20,15 +22,19 @@ class HangWatch:
     def __init__(
         self,
         busy: Callable[[], bool],
+        probe: Callable[[], None],
         on_hang: Callable[[float], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._busy = busy
+        self._probe = probe
+        """Asks the worker for a sign, which it gives between two steps."""
         self._on_hang = on_hang
         self._clock = clock
         self._timer: asyncio.TimerHandle | None = None
         self._looked_t = 0.0
         self._sign_t = 0.0
+        self._probed = False
         self._n_batch = 1
         self._longest_s: float | None = None
 
@@ -41,6 +47,7 @@ class HangWatch:
     def sign(self) -> None:
         """The worker has said something."""
         self._sign_t = self._clock()
+        self._probed = False
 
     def step(self, metrics: StepMetrics) -> None:
         """Learn how long a step may take: 20 times this one, or a full batch at half its pace."""
@@ -55,7 +62,8 @@ class HangWatch:
     def work(self) -> None:
         """The worker has something to do from now on."""
         if self._timer is None:
-            self._looked_t = self._sign_t = self._clock()
+            self.sign()
+            self._looked_t = self._sign_t
             self._again()
 
     def stop(self) -> None:
@@ -70,12 +78,15 @@ class HangWatch:
         self._timer = None
         if not self._busy():
             return
+        self._again()
         now = self._clock()
         if now - self._looked_t > 5 * LOOK_S:
-            self._sign_t = now  # this process stood still itself, and its worker perhaps with it
+            self.sign()  # this process stood still itself, and its worker perhaps with it
         self._looked_t = now
         silent_s = now - self._sign_t
         if silent_s > self.patience_s:
-            self._sign_t = now
+            self.sign()
             self._on_hang(silent_s)
-        self._again()
+        elif silent_s > PROBE_S and not self._probed:
+            self._probed = True
+            self._probe()

@@ -16,12 +16,12 @@ def step(decode_ms: float, tokens: int) -> StepMetrics:
 
 
 def watched(
-    ticks: list[float], busy: Callable[[], bool]
+    ticks: list[float], busy: Callable[[], bool], probes: list[float]
 ) -> tuple[HangWatch, list[float], Callable[[], None]]:
     """A watch whose clock and timer are moved by hand."""
     hangs: list[float] = []
     now = [0.0]
-    watch = HangWatch(busy, hangs.append, lambda: now[0])
+    watch = HangWatch(busy, lambda: probes.append(now[0]), hangs.append, lambda: now[0])
 
     def look() -> None:
         now[0] += ticks.pop(0)
@@ -32,7 +32,7 @@ def watched(
 
 
 def test_patience_follows_the_pace_of_the_model() -> None:
-    watch = HangWatch(lambda: True, lambda _: None)
+    watch = HangWatch(lambda: True, lambda: None, lambda _: None)
     watch.new_worker(512)
     assert watch.patience_s == watchdog.FIRST_STEP_S
     watch.step(step(5, 1))
@@ -47,7 +47,7 @@ def test_patience_follows_the_pace_of_the_model() -> None:
 
 def test_silence_beyond_patience_is_a_hang() -> None:
     async def test() -> None:
-        watch, hangs, look = watched([1.0] * 100, lambda: True)
+        watch, hangs, look = watched([1.0] * 100, lambda: True, [])
         watch.new_worker(1)
         watch.step(step(1, 1))
         watch.work()
@@ -64,9 +64,29 @@ def test_silence_beyond_patience_is_a_hang() -> None:
     asyncio.run(test())
 
 
+def test_who_is_silent_is_asked_once_before_it_is_judged() -> None:
+    async def test() -> None:
+        probes: list[float] = []
+        watch, hangs, look = watched([1.0] * 100, lambda: True, probes)
+        watch.new_worker(1)
+        watch.step(step(1, 1))
+        watch.work()
+        for _ in range(20):
+            look()
+        assert probes == [6.0]
+        watch.sign()  # it has answered
+        for _ in range(20):
+            look()
+        assert probes == [6.0, 26.0]
+        assert hangs == []
+        watch.stop()
+
+    asyncio.run(test())
+
+
 def test_who_slept_does_not_blame_the_worker() -> None:
     async def test() -> None:
-        watch, hangs, look = watched([1.0, 3600.0, 1.0], lambda: True)
+        watch, hangs, look = watched([1.0, 3600.0, 1.0], lambda: True, [])
         watch.new_worker(1)
         watch.step(step(1, 1))
         watch.work()
@@ -80,7 +100,7 @@ def test_who_slept_does_not_blame_the_worker() -> None:
 
 def test_without_work_nobody_looks() -> None:
     async def test() -> None:
-        watch, hangs, look = watched([1000.0], lambda: False)
+        watch, hangs, look = watched([1000.0], lambda: False, [])
         watch.new_worker(1)
         watch.work()
         look()
