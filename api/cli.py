@@ -97,6 +97,13 @@ def build_parser() -> argparse.ArgumentParser:
     actions.add_parser("remove", parents=[common], help="take one out of the list").add_argument(
         "id", metavar="ID"
     )
+    template = actions.add_parser(
+        "template", parents=[common], help="a chat template in place of a model's own"
+    )
+    template.add_argument("id", metavar="ID")
+    change = template.add_mutually_exclusive_group()
+    change.add_argument("file", metavar="FILE", nargs="?", help="Jinja; without it, show the present one")
+    change.add_argument("--clear", action="store_true", help="use the model's own again")
     actions.add_parser("pull", parents=[common], help="download one (not built yet)").add_argument(
         "source", metavar="REPO[:FILE]"
     )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from api import discovery, logs
+from api import chat_templates, discovery, logs
 from api.bus import Envelope, EventBus
 from api.clients import Clients
 from api.guard import Guard, check_host
@@ -180,11 +180,23 @@ class Core:
         return WorkerConfig(
             model_id=entry["id"],
             model_path=entry["path"],
+            chat_template=self._chat_template(entry),
             n_slots=_first(options.parallel, settings.parallel),
             n_ctx=_first(options.ctx, settings.ctx),
             n_threads=_first(options.threads, settings.threads),
             n_gpu_layers=_first(options.gpu_layers, settings.gpu_layers),
         )
+
+    def _chat_template(self, entry: dict[str, Any]) -> str | None:
+        """The template that stands in for the model's own; one that can't be read is told and left out."""
+        if (file := entry.get("template_file")) is None:
+            return None
+        try:
+            return chat_templates.read(file)
+        except TokenglassError as error:
+            message = f"{error}; {entry['id']} is loaded with its own chat template"
+            self.bus.publish(LogLine(level="warning", message=message))
+            return None
 
     async def _first_model(self) -> dict[str, Any] | None:
         """The model to begin with: the one asked for, else the one used last, else the starter."""

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from api import chat_templates
 from api.paths import Paths, starter_model, write_atomically
 from api.settings import SettingsStore
 from engine.errors import TokenglassError
@@ -48,9 +49,10 @@ class Library:
     """Which models there are. Its coroutines run in the loop's executor; it is safe from any thread.
 
     An entry: {id, name, path, size_bytes, architecture, n_params, n_ctx_train, quantization,
-    has_chat_template, source (`starter`, `folder`, `added`), error}. Numbers that the file doesn't tell
-    are None. `error` is None, or says as {code, message, path, hint} why the file can't be loaded; all
-    facts are None then.
+    has_chat_template, template_file, source (`starter`, `folder`, `added`), error}. Numbers that the file
+    doesn't tell are None. `template_file` is that of a chat template in place of the model's own, or None.
+    `error` is None, or says as {code, message, path, hint} why the file can't be loaded; all facts are
+    None then.
     """
 
     def __init__(self, paths: Paths, settings: SettingsStore) -> None:
@@ -140,7 +142,16 @@ class Library:
                     hint=f"delete the file {place.path} if you don't want it any more",
                 )
             self._write([other for other in places if other.source == "added" and other is not place])
-            return self._entry(place)
+            entry = self._entry(place)
+            chat_templates.clear(self._paths, place.id)  # not for another model that gets this id
+            return entry
+
+    def template_now(self, model_id: str) -> str | None:
+        """The chat template that a model is used with: the one that stands in for its own, or its own."""
+        entry = self.get_now(model_id)
+        if entry["template_file"] is not None:
+            return chat_templates.read(entry["template_file"])
+        return read_header(Path(entry["path"])).chat_template
 
     # ---- under the lock
 
@@ -193,13 +204,17 @@ class Library:
         return known
 
     def _sound(self, place: _Place) -> Entry:
-        return _described(place, self._header(place))
+        return self._described(place, self._header(place))
 
     def _entry(self, place: _Place) -> Entry:
         try:
-            return _described(place, self._header(place))
+            return self._sound(place)
         except TokenglassError as error:
-            return _described(place, None) | {"error": error.info.model_dump(mode="json")}
+            return self._described(place, None) | {"error": error.info.model_dump(mode="json")}
+
+    def _described(self, place: _Place, header: GgufHeader | None) -> Entry:
+        template = chat_templates.find(self._paths, place.id)
+        return _described(place, header) | {"template_file": str(template) if template else None}
 
     def _read(self) -> _Places:
         file = self._paths.library_file

@@ -75,6 +75,11 @@ class Paths:
         return self.data_dir / "library.json"
 
     @property
+    def templates_dir(self) -> Path:
+        """Chat templates that stand in for models' own (`api.chat_templates`)."""
+        return self.data_dir / "templates"
+
+    @property
     def log_file(self) -> Path:
         return self.cache_dir / "logs" / "tokenglass.log"
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 from typing import Any
 
+from api import chat_templates
 from api.commands import one_line, prepare_output
 from api.library import Library
 from api.paths import Paths, tilde
 from api.settings import SettingsStore
 from engine.errors import TokenglassError
+from engine.renderer import Renderer
+from engine.rendering import TemplateFailedError
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out `list` (the default), `add`, `remove` or `pull`. Raises TokenglassError."""
+    """Carry out `list` (the default), `add`, `remove`, `template` or `pull`. Raises TokenglassError."""
     prepare_output()
     if args.action == "pull":
         raise TokenglassError(
@@ -30,10 +34,40 @@ def run(args: argparse.Namespace) -> int:
     elif args.action == "remove":
         entry = library.remove_now(args.id)
         print(f"removed {entry['id']} from the list; the file {tilde(entry['path'])} stays")
+    elif args.action == "template":
+        _template(args, paths, library)
     else:
         models = library.list_now()
         print(json.dumps(models, indent=2) if getattr(args, "json", False) else table(models))
     return 0
+
+
+def _template(args: argparse.Namespace, paths: Paths, library: Library) -> None:
+    """Show, set or clear the template that stands in for a model's own."""
+    if args.clear:
+        library.get_now(args.id)
+        again = " again" if chat_templates.clear(paths, args.id) else ""
+        print(f"{args.id} has its own chat template{again}")
+    elif args.file is None:
+        source = library.template_now(args.id)
+        if source is None:
+            raise TokenglassError("not_found", f"{args.id} has no chat template")
+        print(source, end="" if source.endswith("\n") else "\n")
+    else:
+        library.get_now(args.id)
+        source = chat_templates.read(args.file)
+        _check(args.file, source)
+        file = chat_templates.store(paths, args.id, source)
+        print(f"{args.id} is used with {tilde(file)} from its next load on")
+
+
+def _check(file: str, source: str) -> None:
+    """Raises TokenglassError where the template can't be compiled."""
+    with contextlib.closing(Renderer()) as renderer:
+        try:
+            renderer.load(source)
+        except TemplateFailedError as error:
+            raise TokenglassError("invalid_argument", f"{file} is no chat template: {error}") from None
 
 
 def table(models: list[dict[str, Any]]) -> str:

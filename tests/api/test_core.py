@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from api import chat_templates
 from api.core import Core, Options
 from api.discovery import read_server_file
 from api.settings import SettingsStore
@@ -277,3 +278,21 @@ def test_as_many_files_may_be_open_as_clients_need(tmp_path: Path) -> None:
         run(test())
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_template_in_place_of_a_models_own(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with app(tmp_path) as core:
+            entry = await core.library.get("starter")
+            assert core.worker_config(entry).chat_template is None
+            file = chat_templates.store(core.paths, "starter", "{{ 1 }}")
+            entry = await core.library.get("starter")
+            assert core.worker_config(entry).chat_template == "{{ 1 }}"
+            file.write_bytes(b"\xff")
+            async with client(core) as wire:
+                await wire.command("subscribe", events=["log"])
+                assert core.worker_config(entry).chat_template is None
+                told = await wire.until(lambda frame: frame["type"] == "log")
+            assert "no UTF-8 text; starter is loaded with its own chat template" in told["message"]
+
+    run(test())

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from api import chat_templates, cli
 from api.library import Library
 from api.paths import Paths, starter_model
 from api.settings import SettingsStore
@@ -64,6 +65,7 @@ def test_what_a_model_says_of_itself(library: Library) -> None:
         "n_ctx_train": 512,
         "quantization": "F32",
         "has_chat_template": False,
+        "template_file": None,
         "source": "added",
         "error": None,
     }
@@ -210,3 +212,64 @@ def test_the_coroutines_do_the_same(library: Library) -> None:
         assert len(await library.list()) == 1
 
     asyncio.run(body())
+
+
+def test_a_template_in_place_of_a_models_own(paths: Paths, library: Library) -> None:
+    own = library.template_now("starter")
+    assert own is not None
+    assert library.get_now("starter")["template_file"] is None
+    file = chat_templates.store(paths, "starter", "{{ messages[0].content }}\n")
+    assert library.get_now("starter")["template_file"] == str(file)
+    assert library.template_now("starter") == "{{ messages[0].content }}\n"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert chat_templates.clear(paths, "starter")
+    assert not chat_templates.clear(paths, "starter")
+    assert library.template_now("starter") == own
+
+
+@needs_data
+def test_a_removed_model_leaves_no_template_to_the_next_of_its_name(paths: Paths, library: Library) -> None:
+    model_id = library.add_now(str(STORIES))["id"]
+    assert library.template_now(model_id) is None
+    chat_templates.store(paths, model_id, "{{ 1 }}")
+    library.remove_now(model_id)
+    assert library.add_now(str(STORIES))["template_file"] is None
+
+
+@pytest.mark.parametrize(
+    ("data", "says"), ((b"\xff\xfe{{ 1 }}", "UTF-8"), (b" " * (1 << 21), "1 MiB"), (None, "can't read"))
+)
+def test_a_file_that_is_no_template(tmp_path: Path, data: bytes | None, says: str) -> None:
+    file = tmp_path / "x.jinja"
+    if data is not None:
+        file.write_bytes(data)
+    with pytest.raises(TokenglassError, match=says):
+        chat_templates.read(file)
+
+
+def test_the_command_for_templates(tmp_path: Path, paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = cli.main(["models", "--home", str(tmp_path / "home"), "template", *arguments])
+        return code, *capsys.readouterr()
+
+    code, own, _ = run("starter")
+    assert code == 0
+    file = tmp_path / "mine.jinja"
+    file.write_text("{{ messages[0].content }}")
+    code, out, _ = run("starter", str(file))
+    assert code == 0
+    assert "from its next load on" in out
+    assert (paths.templates_dir / "starter.jinja").read_text() == "{{ messages[0].content }}"
+    assert run("starter") == (0, "{{ messages[0].content }}\n", "")
+    assert run("starter", "--clear") == (0, "starter has its own chat template again\n", "")
+    assert run("starter", "--clear") == (0, "starter has its own chat template\n", "")
+    assert run("starter") == (0, own, "")
+    file.write_text("{% for %}")
+    code, out, err = run("starter", str(file))
+    assert (code, out) == (1, "")
+    assert err.startswith(f"tokenglass: {file} is no chat template: TemplateSyntaxError")
+    assert err.count("\n") == 1
+    code, out, err = run("nothing", str(file))
+    assert (code, out) == (1, "")
+    assert "there is no model" in err
+    assert run("starter", str(file), "--clear")[0] == 2

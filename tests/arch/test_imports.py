@@ -29,6 +29,8 @@ ENGINE_FOR_APP = (
     "engine.machine",
     "engine.fakespec",
     "engine.timing",
+    "engine.renderer",
+    "engine.rendering",
     "engine.synthetic",
 )
 
