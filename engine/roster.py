@@ -28,7 +28,7 @@ class Roster:
         self.backend = backend
         self.clock = clock
         self.slots = Slots(backend)
-        self.scheduler = Scheduler(config.n_batch, config.queue_limit)
+        self.scheduler = Scheduler(backend.info.n_batch, config.queue_limit)
         self.pieces = PieceCache(backend.piece)
         self.is_eog = cache(backend.is_eog)
         self.by_id: dict[str, Generation] = {}

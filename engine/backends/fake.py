@@ -149,6 +149,8 @@ class FakeBackend:
     def new_sampler(
         self, spec: SamplerSpec, prompt: Sequence[int], completion: Sequence[int] = (), n_drawn: int = 0
     ) -> FakeSampler:
+        if self.info.embedding:
+            raise TokenglassError("bad_state", "fake model: it gives embeddings and writes no text")
         return FakeSampler(spec, prompt, completion, n_drawn)
 
     def decode(self, batch: Batch) -> None:

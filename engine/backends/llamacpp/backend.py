@@ -10,7 +10,7 @@ import numpy as np
 
 from engine.backend import Batch, Sampled, Sampler, SamplerSpec
 from engine.backends.llamacpp.candidates import Logits
-from engine.backends.llamacpp.embedder import Embedder, set_up_for_embeddings
+from engine.backends.llamacpp.embedder import N_SEQUENCES, Embedder, set_up_for_embeddings
 from engine.backends.llamacpp.library import lib
 from engine.backends.llamacpp.sampler import LlamaSampler, Vocab
 from engine.errors import TokenglassError
@@ -43,7 +43,7 @@ class LlamaBackend:
         self._piece_buffer = ctypes.create_string_buffer(512)
         self._rows: dict[int, Logits] = {}
         """Views by address; making one takes longer than reading it."""
-        self._embedder = Embedder(model, context) if info.embedding else None
+        self._embedder = Embedder(model, context, info.n_ctx) if info.embedding else None
         self._embedding_context: Any = None
         # one batch for all steps: arrays that take whole slices, and fixed pointers into them
         n_batch = info.n_batch
@@ -171,13 +171,15 @@ class LlamaBackend:
         made at the first call: good enough to tell texts apart, but nothing that the model was trained for.
         """
         if self._embedder is None:
-            self._embedder = Embedder(self._model, self._make_embedding_context())
+            n_tokens = min(self.info.n_ctx, EMBEDDING_CTX)
+            self._embedder = Embedder(self._model, self._make_embedding_context(n_tokens), n_tokens)
         return self._embedder.embed(inputs)
 
-    def _make_embedding_context(self) -> Any:
+    def _make_embedding_context(self, n_tokens: int) -> Any:
         info = self.info
         params = lib.llama_context_default_params()
-        set_up_for_embeddings(params, min(info.n_ctx, EMBEDDING_CTX), mean=True)
+        n_sequences = 1 if info.recurrent else N_SEQUENCES  # each has a state, and states are large
+        set_up_for_embeddings(params, n_tokens, mean=True, n_sequences=n_sequences)
         params.n_threads, params.n_threads_batch = info.n_threads, info.n_threads_batch
         params.kv_unified = True
         params.no_perf = True

@@ -10,41 +10,41 @@ import numpy as np
 from engine.backends.llamacpp.library import lib
 from engine.errors import TokenglassError
 
-N_SEQUENCES = 32
+N_SEQUENCES = 16
 """Inputs in one batch at most."""
 
 
-def set_up_for_embeddings(params: Any, n_tokens: int, *, mean: bool) -> None:
+def set_up_for_embeddings(params: Any, n_tokens: int, *, mean: bool, n_sequences: int = N_SEQUENCES) -> None:
     """Have a context pool inputs of up to `n_tokens` tokens, as the model wants it or to their mean."""
     params.embeddings = True
     if mean:
         params.pooling_type = lib.LLAMA_POOLING_TYPE_MEAN
-    params.n_seq_max = N_SEQUENCES
-    # what is pooled must lie in one micro-batch
-    params.n_ctx = params.n_batch = params.n_ubatch = n_tokens
+    params.n_seq_max = n_sequences
+    # what is pooled must lie in one micro-batch; llama.cpp reserves for as many tokens of each sequence
+    params.n_ctx = params.n_batch = params.n_ubatch = -(-n_tokens // n_sequences) * n_sequences
 
 
 class Embedder:
     """Computes embeddings in a context that `set_up_for_embeddings` made."""
 
-    def __init__(self, model: Any, context: Any) -> None:
+    def __init__(self, model: Any, context: Any, n_tokens: int) -> None:
         self._context = context
         self._memory = lib.llama_get_memory(context)
         self._compute = lib.llama_encode if lib.llama_model_has_encoder(model) else lib.llama_decode
         self._n_embd: int = lib.llama_model_n_embd_out(model)
-        self.n_tokens: int = min(lib.llama_n_ctx(context), lib.llama_n_ubatch(context))
-        """The longest input."""
-        self._batch = lib.llama_batch_init(self.n_tokens, 0, 1)
+        self._n_sequences: int = lib.llama_n_seq_max(context)
+        self._n_tokens = n_tokens
+        self._batch = lib.llama_batch_init(n_tokens, 0, 1)
 
     def embed(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
         """As `engine.backend.Backend.embed`."""
         for tokens in inputs:
             if not tokens:
                 raise TokenglassError("invalid_argument", "an input has no tokens", path="input")
-            if len(tokens) > self.n_tokens:
+            if len(tokens) > self._n_tokens:
                 raise TokenglassError(
                     "context_overflow",
-                    f"an input has {len(tokens)} tokens, the model takes {self.n_tokens}",
+                    f"an input has {len(tokens)} tokens, the model takes {self._n_tokens}",
                     hint="split it into shorter parts",
                 )
         return [vector for group in self._groups(inputs) for vector in self._embed(group)]
@@ -52,11 +52,11 @@ class Embedder:
     def _groups(self, inputs: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
         """As many inputs at a time as a batch takes, in order."""
         group: list[Sequence[int]] = []
-        room = self.n_tokens
+        room = self._n_tokens
         for tokens in inputs:
-            if len(tokens) > room or len(group) == N_SEQUENCES:
+            if len(tokens) > room or len(group) == self._n_sequences:
                 yield group
-                group, room = [], self.n_tokens
+                group, room = [], self._n_tokens
             group.append(tokens)
             room -= len(tokens)
         if group:

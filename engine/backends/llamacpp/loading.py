@@ -51,7 +51,7 @@ def _place(config: WorkerConfig) -> WorkerConfig:
     shape = shape_of(read_layout(Path(config.model_path)))
     if shape is None:  # the header tells too little: let llama.cpp try
         return config.model_copy(update={"n_gpu_layers": 10_000})
-    n, split = fit.offload(shape, fit.sizes_of(config, shape.n_ctx_train), places)
+    n, split = fit.offload(shape, fit.sizes_of(config, shape.n_ctx_train, embedding=shape.embedding), places)
     return config.model_copy(update={"n_gpu_layers": n, "tensor_split": split})
 
 
@@ -84,9 +84,11 @@ def _load(config: WorkerConfig, progress: LoadProgress) -> LlamaBackend:
         params.kv_unified = True  # sequences share cells, so that prefixes are copied for nothing
         params.swa_full = True  # a window cache can't give back an old prefix
         params.no_perf = True
+        n_ctx = sizes.n_ctx
         if embedding:
+            n_ctx = min(n_ctx, n_ctx_train or n_ctx)  # where positions are learned there are no more
             pools = _metadata(model, f"{header.architecture}.pooling_type") not in ("", "0")
-            set_up_for_embeddings(params, sizes.n_ctx, mean=not pools)
+            set_up_for_embeddings(params, n_ctx, mean=not pools)
         context = lib.llama_init_from_model(model, params)
         if not context:
             raise TokenglassError(
@@ -106,7 +108,7 @@ def _load(config: WorkerConfig, progress: LoadProgress) -> LlamaBackend:
         n_params=lib.llama_model_n_params(model),
         n_vocab=lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model)),
         n_ctx_train=n_ctx_train,
-        n_ctx=min(sizes.n_ctx, n_kv),
+        n_ctx=min(n_ctx, n_kv),
         n_slots=config.n_slots,
         n_threads=choice.n_threads,
         n_gpu_layers=n_gpu_layers,
