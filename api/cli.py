@@ -164,7 +164,14 @@ def _app_options(parser: argparse.ArgumentParser, default: object = None) -> Non
     group.add_argument(
         "--ctx", type=_whole(0, 1 << 24), metavar="N", default=default, help="tokens for each of them"
     )
+    group.add_argument("--kv", type=_whole(0, 1 << 26), metavar="N", default=default, help="KV cells of all")
     group.add_argument("--threads", type=_whole(0, 1024), metavar="N", default=default)
+    group.add_argument(
+        "--threads-batch", type=_whole(0, 1024), metavar="N", default=default, help="for prompts"
+    )
+    for name, text in (("batch", "tokens of one step"), ("ubatch", "tokens computed at once")):
+        flags = (f"--{name}-size", f"--{name}")
+        group.add_argument(*flags, type=_whole(0, 1 << 16), metavar="N", default=default, help=text)
     group.add_argument("--gpu-layers", type=_gpu_layers, metavar="N|auto", default=default)
     group.add_argument(
         "--log-level", choices=("debug", "info", "warning", "error"), default=default, metavar="LEVEL"
@@ -187,7 +194,11 @@ def options_from(args: argparse.Namespace) -> Options:
             "token",
             "parallel",
             "ctx",
+            "kv",
             "threads",
+            "threads_batch",
+            "batch_size",
+            "ubatch_size",
             "gpu_layers",
             "log_level",
         )

@@ -17,6 +17,7 @@ from typing import Any
 from api import chat_templates, discovery, logs
 from api.bus import Envelope, EventBus
 from api.clients import Clients
+from api.fit import Fit
 from api.guard import Guard, check_host
 from api.history import History
 from api.library import Library
@@ -31,8 +32,9 @@ from api.supervisor import Supervisor
 from api.telemetry import Telemetry
 from api.version import VERSION
 from engine.errors import TokenglassError
-from engine.events import LogLine, ModelLoaded
+from engine.events import LogLine, ModelFailed, ModelLoaded
 from engine.fakespec import FakeSpec, is_fake
+from engine.machine import N_BATCH
 from engine.types import Origin, WorkerConfig
 
 logger = logging.getLogger(__name__)
@@ -54,7 +56,11 @@ class Options:
     allow_origins: tuple[str, ...] = ()
     parallel: int | None = None
     ctx: int | None = None
+    kv: int | None = None
     threads: int | None = None
+    threads_batch: int | None = None
+    batch_size: int | None = None
+    ubatch_size: int | None = None
     gpu_layers: int | None = None
     log_level: str | None = None
 
@@ -72,6 +78,7 @@ class Core:
         self.settings = settings
         self.history = history
         self.token = token
+        self._learning: set[asyncio.Task[None]] = set()
         self.quit = asyncio.Event()
         """Set it to end the app."""
         self.run_id = secrets.token_hex(8)
@@ -82,6 +89,7 @@ class Core:
         self.bus.add_fold(self.state.fold)
         self.library = Library(paths, settings)
         self.supervisor = Supervisor(self.bus, self.state, paths.log_file.parent)
+        self.fit = Fit(paths.fit_file, lambda: self.supervisor.worker_pid)
         self.clients = Clients(self.bus.publish)
         self.service = Service(
             self.bus,
@@ -91,6 +99,7 @@ class Core:
             settings,
             find_model=self.find_model,
             library=self.library,
+            fit=self.fit,
             worker_config=self.worker_config,
         )
         self.telemetry = Telemetry(self.bus.publish, lambda: self.supervisor.worker_pid)
@@ -128,6 +137,7 @@ class Core:
         recorder = Recorder(self.history, self.bus.publish)
         self.bus.add_fold(recorder.fold)
         self.bus.add_fold(self._remember_model)
+        self.bus.add_fold(self._learn)
         first = await self._first_model()
         allowed = (*self.settings.current.allow_origins, *self.options.allow_origins)
         allow_many_files()
@@ -148,11 +158,13 @@ class Core:
         for message in self.settings.messages:
             self.bus.publish(LogLine(level="warning", message=message))
         if first is not None:
-            self.supervisor.load(self.worker_config(first))
+            await self._load_first(self.worker_config(first))
 
     async def _stop(self) -> None:
         """Let go of clients and worker at the same time; what overruns is logged and left."""
         self.supervisor.announce_stop()
+        for task in tuple(self._learning):
+            task.cancel()
         results = await asyncio.gather(self._server.stop(), self.supervisor.stop(), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
@@ -183,7 +195,11 @@ class Core:
             chat_template=self._chat_template(entry),
             n_slots=_first(options.parallel, settings.parallel),
             n_ctx=_first(options.ctx, settings.ctx),
+            n_kv=_first(options.kv, settings.kv),
+            n_batch=_first(options.batch_size, settings.batch_size) or N_BATCH,
+            n_ubatch=_first(options.ubatch_size, settings.ubatch_size),
             n_threads=_first(options.threads, settings.threads),
+            n_threads_batch=_first(options.threads_batch, settings.threads_batch),
             n_gpu_layers=_first(options.gpu_layers, settings.gpu_layers),
         )
 
@@ -211,6 +227,22 @@ class Core:
             except TokenglassError as error:
                 self.bus.publish(LogLine(level="warning", message=str(error)))
         return None
+
+    async def _load_first(self, config: WorkerConfig) -> None:
+        """Load the model to begin with, but for one that can't fit: nobody can be asked yet."""
+        refusal = await self.fit.refusal(config)
+        if refusal is None:
+            self.supervisor.load(config)
+            return
+        logger.error("%s (%s)", refusal.message, refusal.hint)
+        self.bus.publish(ModelFailed(model=config.model_id, error=refusal))
+
+    def _learn(self, envelope: Envelope) -> None:
+        """Keep what a load really took."""
+        if isinstance(envelope.event, ModelLoaded) and (config := self.supervisor.config) is not None:
+            task = asyncio.get_running_loop().create_task(self.fit.learn(config, envelope.event.info))
+            self._learning.add(task)
+            task.add_done_callback(self._learning.discard)
 
     def _remember_model(self, envelope: Envelope) -> None:
         """Keep the model that was loaded for the next start."""

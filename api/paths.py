@@ -80,6 +80,11 @@ class Paths:
         return self.data_dir / "templates"
 
     @property
+    def fit_file(self) -> Path:
+        """What loads on this machine really took."""
+        return self.data_dir / "fit.json"
+
+    @property
     def log_file(self) -> Path:
         return self.cache_dir / "logs" / "tokenglass.log"
 

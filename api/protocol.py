@@ -178,7 +178,9 @@ class ModelsLoad(BaseCommand):
     type: Literal["models.load"]
     model: Id
     force: bool = False
-    """Load even though generations run; they are cancelled."""
+    """Load even though generations run, which are cancelled, or it can't fit into memory."""
+    ctx: int | None = Field(None, ge=1, le=1 << 24)
+    """Tokens per slot, this time."""
 
 
 class ModelsUnload(BaseCommand):
@@ -300,8 +302,6 @@ _commands: TypeAdapter[Command] = TypeAdapter(Command)
 NOT_BUILT = frozenset(
     (
         "tool_result",
-        "models.unload",
-        "models.estimate",
         "conversations.export",
         "conversations.import",
         "publish",

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from api import protocol
 from api.bus import EventBus
 from api.clients import Client
+from api.fit import Fit, estimated_config
 from api.hands import Answer, Hand, Hands
 from api.history import History
 from api.library import Library
@@ -54,6 +55,7 @@ class Service:
     library: Library
     find_model: Callable[[str], Awaitable[dict[str, Any]]]
     """The library's entry for an id; raises TokenglassError `not_found`."""
+    fit: Fit
     worker_config: Callable[[dict[str, Any]], WorkerConfig]
     """From an entry of the library to what a worker needs."""
     raise_window: Callable[[], None] | None = None
@@ -228,8 +230,28 @@ class Service:
 
     async def _models_load(self, command: protocol.ModelsLoad) -> Outcome:
         entry = await self.find_model(command.model)
-        self.supervisor.load(self.worker_config(entry), force=command.force)
+        config = self.worker_config(entry)
+        if command.ctx is not None:
+            config = config.model_copy(update={"n_ctx": command.ctx, "n_kv": 0})
+        if not command.force:
+            self.supervisor.check_idle()
+            if config != self.supervisor.config and (refusal := await self.fit.refusal(config)) is not None:
+                raise TokenglassError(refusal.code, refusal.message, hint=refusal.hint)
+        self.supervisor.load(config, force=command.force)
         return Outcome({"model": entry["id"], "state": self.supervisor.phase})
+
+    async def _models_unload(self, command: protocol.ModelsUnload) -> Outcome:
+        model = self.supervisor.model_id
+        await self.supervisor.unload(force=command.force)
+        return Outcome({"model": model})
+
+    async def _models_estimate(self, command: protocol.ModelsEstimate) -> Outcome:
+        entry = await self.find_model(command.model)
+        config = estimated_config(
+            self.worker_config(entry), command.ctx, command.parallel, command.gpu_layers
+        )
+        found = await self.fit.estimate(config)
+        return Outcome({"model": entry["id"], **found.model_dump(mode="json")})
 
     async def _models_add(self, command: protocol.ModelsAdd) -> Outcome:
         if not Path(command.path).is_absolute():
@@ -304,6 +326,8 @@ _HANDLERS: dict[type[protocol.BaseCommand], _Handler] = {
     protocol.Ping: Service._ping,
     protocol.ModelsList: Service._models_list,
     protocol.ModelsLoad: Service._models_load,
+    protocol.ModelsUnload: Service._models_unload,
+    protocol.ModelsEstimate: Service._models_estimate,
     protocol.ModelsAdd: Service._models_add,
     protocol.ConversationsList: Service._conversations_list,
     protocol.ConversationsGet: Service._conversations_get,

@@ -50,8 +50,16 @@ class Settings(Argument):
     """Tokens per slot; 0: what the model was trained for, at most 4096."""
     threads: int = Field(0, ge=0, le=1024)
     """0: the machine's cores less one for the window."""
+    threads_batch: int = Field(0, ge=0, le=1024)
+    """For prompts; 0: as `threads`."""
+    batch_size: int = Field(0, ge=0, le=1 << 16)
+    """Token budget of one step; 0: 512."""
+    ubatch_size: int = Field(0, ge=0, le=1 << 16)
+    """Tokens computed at once within a step; 0: 512."""
+    kv: int = Field(0, ge=0, le=1 << 26)
+    """Cells of the KV cache, shared by all slots; 0: enough for all at their full length."""
     gpu_layers: int = Field(-1, ge=-1, le=10_000)
-    """-1: all that the GPU takes."""
+    """-1: as many as the GPU's memory takes."""
     allow_origins: list[OriginName] = Field([], max_length=64)
     """Web pages that may connect, e.g. `http://localhost:3000`."""
     theme: Literal["system", "light", "dark"] = "system"

@@ -95,6 +95,12 @@ def read_gpus() -> list[GpuMetrics]:
         return gpus.sample()
 
 
+def gpu_memory_of(pid: int) -> dict[int, int]:
+    """Bytes that a process holds on each GPU, by index; GPUs that don't tell are left out."""
+    with _Gpus() as gpus:
+        return gpus.memory_of(pid)
+
+
 class _Process:
     """CPU use and resident memory of one process; zeros once it is gone."""
 
@@ -149,6 +155,17 @@ class _Gpus:
 
     def sample(self) -> list[GpuMetrics]:
         return [self._sample(name, handle) for name, handle in self._handles]
+
+    def memory_of(self, pid: int) -> dict[int, int]:
+        held = {}
+        for index, (_, handle) in enumerate(self._handles):
+            processes = self._ask(
+                lambda handle=handle: self._nvml.nvmlDeviceGetComputeRunningProcesses(handle)  # type: ignore[misc]
+            )
+            for process in processes or ():
+                if process.pid == pid and process.usedGpuMemory is not None:
+                    held[index] = int(process.usedGpuMemory)
+        return held
 
     def _sample(self, name: str, handle: object) -> GpuMetrics:
         nvml = self._nvml

@@ -123,10 +123,12 @@ def padded(n: int) -> int:
     return -(-n // STEP) * STEP
 
 
-def sizes_of(config: WorkerConfig, n_ctx_train: int, n_ubatch: int = 0) -> Sizes:
+def sizes_of(config: WorkerConfig, n_ctx_train: int, *, embedding: bool = False) -> Sizes:
     """The sizes that a configuration means for a model."""
     n_ctx = config.n_ctx or min(n_ctx_train or DEFAULT_CTX, DEFAULT_CTX)
-    n_ubatch = min(n_ubatch or config.n_ubatch or DEFAULT_UBATCH, config.n_batch)
+    if embedding:  # whole inputs in one micro-batch, and nothing kept of them
+        return Sizes(n_ctx, 1, padded(n_ctx), padded(n_ctx))
+    n_ubatch = min(config.n_ubatch or DEFAULT_UBATCH, config.n_batch)
     return Sizes(n_ctx, config.n_slots, padded(config.n_kv or n_ctx * config.n_slots), n_ubatch)
 
 

@@ -56,6 +56,8 @@ class ModelShape:
     experts_used: int = 0
     """Experts that work for each token, 0 in a dense model."""
     has_logits: bool = True
+    embedding: bool = False
+    """Was made for embeddings: whole inputs at once."""
 
     @property
     def n_layers(self) -> int:
@@ -114,6 +116,9 @@ def shape_of(layout: GgufLayout) -> ModelShape | None:
         n_masks=2 if layout.number("attention.sliding_window") else 1,
         experts_used=layout.number("expert_used_count") if experts else 0,
         has_logits=has_logits,
+        embedding=not has_logits
+        or bool(layout.number("pooling_type"))
+        or layout.facts.get("attention.causal") is False,
     )
 
 

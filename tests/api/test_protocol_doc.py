@@ -13,6 +13,7 @@ from api.history import History
 from api.settings import Settings
 from engine import events, fakespec
 from engine.errors import ErrorCode, ErrorInfo
+from engine.fit import Estimate, Use
 from engine.types import (
     ChatMessage,
     FinishReason,
@@ -92,6 +93,7 @@ def test_every_value_and_its_fields() -> None:
     ticked(line("timings"), list(Timings.model_fields))
     ticked(line("info"), list(ModelInfo.model_fields))
     ticked(line("settings"), list(Settings.model_fields))
+    ticked(line("estimate"), [*Estimate.model_fields, *Use.model_fields])
     ticked(line("error"), list(ErrorInfo.model_fields))
     ticked(row("metrics.system", "## Events"), list(events.GpuMetrics.model_fields))
     ticked(row("generation.tool_call", "## Events"), list(ToolCall.model_fields))
