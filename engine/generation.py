@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Sequence
 
 from engine.backend import Backend, Sampled, Sampler, SamplerSpec
 from engine.detokenize import PieceCache
@@ -60,7 +61,7 @@ class Generation:
         self.slot: Slot | None = None
         self.sampler: Sampler | None = None
         """While it has a slot."""
-        self.paused = False
+        self.paused = command.paused
         self.steps_left: int | None = None
         """Tokens until it pauses again, where it was told to step."""
         self.cached = 0
@@ -75,16 +76,19 @@ class Generation:
         seed = command.sampling.seed
         if resume is not None:
             seed = resume.seed
-            self.tokens += resume.tokens
+            n_told = len(resume.tokens) - resume.untold
+            self.tokens += resume.tokens[:n_told]
             self.injected.update(resume.injected)
-            self.output.replay(resume.tokens, self.injected)
+            self.output.replay(resume.tokens[:n_told], self.injected)
             self.marks.started = resume.started_t
             self.marks.computed = resume.computed_t
             self.marks.times.extend(resume.times)
             self.cached = resume.cached_tokens
             self.paused = resume.paused
             self._n_drawn = resume.n_drawn
-            self._n_told = len(resume.tokens)
+            self._n_told = n_told
+            for token in resume.tokens[n_told:]:
+                self.push(Sampled(token), command.received_t, self.untold, injected=True)
         self.seed = seed_of(seed)
 
     @property
@@ -151,20 +155,28 @@ class Generation:
         if not self.recovered:
             self.cached = min(slot.computed, self.n_prompt)
 
-    def rewind(self, n_tokens: int) -> None:
-        """Drop all completion tokens but the first; what stood in the others has left no trace."""
-        removed = self.n_tokens - n_tokens
-        n_told = min(n_tokens, self._n_told) if self.slot is None else n_tokens
+    def rewind(self, n_tokens: int) -> tuple[int, list[int]]:
+        """Drop all completion tokens but the first; what stood in the others has left no trace.
+
+        Answers how many of the dropped were told, and the kept tokens that aren't told yet, for `tell_later`.
+        """
+        n_told = self._n_told if self.slot is None else self.n_tokens
+        self._n_told = min(n_told, n_tokens)
         times = self.marks.times
+        removed = self.n_tokens - n_tokens
         del self.tokens[len(self.tokens) - removed :], times[max(0, len(times) - removed) :]
         self.injected = {index for index in self.injected if index < n_tokens}
         completion = self.completion
         self.output = Output(self.prepared, self._pieces)
-        self.output.replay(completion[:n_told], self.injected)
+        self.output.replay(completion[: self._n_told], self.injected)
         self.untold.clear()
-        for token, t in zip(completion[n_told:], times[len(times) - n_tokens + n_told :], strict=True):
+        return n_told - self._n_told, completion[self._n_told :]
+
+    def tell_later(self, tokens: Sequence[int]) -> None:
+        """Tell injected tokens, which it has already, after its start."""
+        times = self.marks.times[len(self.marks.times) - len(tokens) :]
+        for token, t in zip(tokens, times, strict=True):
             self.output.push(Sampled(token), t, self.untold, injected=True)
-        self._n_told = n_told
 
 
 def seed_of(seed: int | None) -> int:

@@ -114,27 +114,31 @@ class Hands:
         )
 
     def _rewind(self, generation: Generation, n_tokens: int, events: list[Event]) -> None:
-        """The sampler's random state goes on, so that another continuation may come."""
+        """The sampler's random state goes on, so that another continuation may come.
+
+        The event speaks of the tokens that were told; one that waits may have others.
+        """
         kept = generation.n_tokens - n_tokens
         if kept < 0:
             message = f"it has only {generation.n_tokens} tokens that could be removed"
             raise TokenglassError("invalid_argument", message, path="tokens")
-        generation.rewind(kept)
-        generation.set_sampler(generation.new_sampler(self._backend, generation.sampling, generation.seed))
-        if generation.slot is not None:  # the last token's logits are needed again
-            self._roster.slots.cut(generation.slot, len(generation.tokens) - 1)
+        removed, untold = generation.rewind(kept)
         output = generation.output
         events.append(
             GenerationRewound(
                 t=self._roster.clock(),
                 generation_id=generation.id,
-                at_token=kept,
-                removed=n_tokens,
+                at_token=output.n_tokens,
+                removed=removed,
                 text=output.text,
                 reasoning=output.reasoning,
                 tool_calls=list(output.tool_calls),
             )
         )
+        generation.tell_later(untold)
+        generation.set_sampler(generation.new_sampler(self._backend, generation.sampling, generation.seed))
+        if generation.slot is not None:  # the last token's logits are needed again
+            self._roster.slots.cut(generation.slot, len(generation.tokens) - 1)
 
     def _inject(self, generation: Generation, text: str, events: list[Event]) -> None:
         """As though the model had written it: it counts, a stop string in it ends the answer, limits hold.
@@ -173,6 +177,7 @@ class Hands:
             "origin": command.origin,
             "received_t": command.received_t,
             "sampling": generation.sampling.model_copy(update={"seed": None}),
+            "paused": False,
             "resume": resume,
         }
         prepared = replace(generation.prepared, command=generation.command.model_copy(update=update))

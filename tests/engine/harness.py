@@ -121,7 +121,7 @@ class Record:
     n_drawn: int = 0
     seed: int | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
-    untold: int = 0
+    untold: list[int] = field(default_factory=list)
     """Injected tokens that are told when it starts."""
     paused: bool = False
     hand_at: int = 0
@@ -281,6 +281,15 @@ class Bench:
             assert not events
             assert not done.result
             return done
+        if isinstance(command, Inject) and self.records[command.generation_id].slot is None:
+            tokens = self.backend.tokenize(command.text, add_special=False, parse_special=False)
+            record = self.records[command.generation_id]
+            record.untold += tokens
+            del record.untold[done.result["at_token"] - len(record.ids) :]  # a stop string in it is the end
+        elif isinstance(command, Rewind):
+            assert done.result["removed"] == command.tokens
+            untold = self.records[command.generation_id].untold
+            del untold[max(0, len(untold) - command.tokens) :]
         for event in events:
             assert isinstance(event, GenerationEvent)
             if isinstance(event, GenerationForked):
@@ -292,8 +301,8 @@ class Bench:
             record.paused = False
         elif isinstance(command, Update | Rewind | Inject):
             record.hand_at = at_token
-            record.untold = at_token - len(record.ids)
-            assert record.untold == 0 or record.slot is None
+            assert at_token == len(record.ids) + len(record.untold)
+            assert not record.untold or record.slot is None
         elif not isinstance(command, Fork):
             assert record.paused == isinstance(command, Pause)
         return done
@@ -305,11 +314,12 @@ class Bench:
         sampling = source.sampling.model_copy(update={"seed": None})
         update = {"generation_id": event.branch_id, "received_t": command.received_t, "sampling": sampling}
         branch = Record(source.command.model_copy(update=update), source.prompt, sampling=sampling)
-        branch.before = source.ids[: event.at_token]
-        branch.injected = {index for index in source.injected if index < event.at_token}
+        branch.before = [*source.ids, *source.untold][: event.at_token]
+        injected = source.injected | {len(source.ids) + i for i in range(len(source.untold))}
+        branch.injected = {index for index in injected if index < event.at_token}
         branch.text, branch.reasoning, branch.calls = event.text, event.reasoning, [*event.tool_calls]
-        branch.untold = command.token_id is not None
-        branch.hand_at = len(branch.before) + branch.untold
+        branch.untold = [] if command.token_id is None else [command.token_id]
+        branch.hand_at = len(branch.before) + len(branch.untold)
         self.records[event.branch_id] = branch
 
     # ---- steps
@@ -379,8 +389,8 @@ class Bench:
         batch = self.backend.batches[-1]
         assert metrics.prefill_tokens + metrics.decode_tokens == len(batch.tokens)
         assert metrics.batch_size == len(set(batch.sequences))
-        assert metrics.kv_used == sum(map(len, self.backend.held))
-        assert metrics.kv_total == self.backend.info.n_slots * self.backend.info.n_ctx
+        assert metrics.kv_used == self.backend.cells_used
+        assert metrics.kv_total == self.backend.info.n_kv
         assert metrics.waiting == self.core.waiting
         assert min(metrics.pre_ms, metrics.decode_ms, metrics.sample_ms, metrics.emit_ms) >= 0
 
@@ -408,11 +418,11 @@ class Bench:
             case ToolCallDone():
                 record.calls.append(event.call)
             case GenerationPaused():
-                assert event.at_token == len(record.ids) + record.untold
+                assert event.at_token == len(record.ids) + len(record.untold)
                 assert not record.paused
                 record.paused = True
             case GenerationResumed():
-                assert event.at_token == len(record.ids) + record.untold
+                assert event.at_token == len(record.ids) + len(record.untold)
                 record.paused = False
             case GenerationUpdated():
                 record.sampling, record.seed = event.sampling, event.sampling.seed
@@ -437,9 +447,7 @@ class Bench:
 
     def _rewound(self, record: Record, event: GenerationRewound) -> None:
         n_own = event.at_token - len(record.before)
-        untold = min(record.untold, event.removed)
-        assert event.at_token + event.removed == len(record.ids) + record.untold
-        record.untold -= untold
+        assert event.at_token + event.removed == len(record.ids)
         del record.before[event.at_token :]
         del record.tokens[max(0, n_own) :]
         record.injected = {i for i in record.injected if i < event.at_token}
@@ -455,7 +463,8 @@ class Bench:
             if token.get("injected"):
                 assert "logprob" not in token
                 record.injected.add(index)
-                record.untold = max(0, record.untold - 1)
+                if record.untold:
+                    assert record.untold.pop(0) == token["id"]
             else:
                 assert ("logprob" in token) == (record.command.logprobs is not None)
                 assert not record.untold
@@ -475,7 +484,7 @@ class Bench:
         assert (event.error is not None) == (event.finish_reason == "error")
         times = [token["t"] for token in record.tokens]
         timings = event.timings
-        if record.recovered:
+        if record.command.resume is not None:
             return
         assert (timings.queue_ms is None) == (record.started is None)
         assert (timings.ttft_ms is None) == (not times)
