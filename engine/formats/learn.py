@@ -16,7 +16,7 @@ from engine.errors import TokenglassError
 from engine.formats.format import CallSyntax, Format
 from engine.formats.markers import skip_space
 from engine.formats.named import named_calls, named_format
-from engine.formats.split import common_prefix, common_suffix, up_to_counterpart, without_end
+from engine.formats.split import common_prefix, common_suffix, first_tag, up_to_counterpart, without_end
 from engine.types import ChatMessage, FunctionSpec, Tool, ToolCall
 
 
@@ -88,6 +88,9 @@ def learn(render: Render, source: str | None = None) -> Learned:
     if calls is not None and calls.kind == "json" and not (calls.open or calls.section_open):
         # Llama 3 writes bare objects, and sometimes its tag for code before them
         form = replace(form, name="llama3-json", skip=("<|python_tag|>",))
+    end_of_turn = first_tag(probe.text.split(_CONTENT, 1)[1])
+    if calls is not None and end_of_turn and end_of_turn in calls.section_open + calls.open:
+        form = replace(form, skip=(end_of_turn,))  # it doesn't end the answer, then
     if calls is None and (known := named_calls(source)) is not None:
         form, calls = replace(form, name=known.name), known.calls
     if calls is None and reasoning is None:

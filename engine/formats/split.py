@@ -31,10 +31,13 @@ def common_suffix(a: str, b: str) -> str:
     return "".join(reversed(shared))
 
 
+def first_tag(text: str) -> str:
+    return next((part for part in tokens_of(text) if _is_tag(part)), "")
+
+
 def without_end(text: str, end_of_turn: str) -> str:
     """The text before what ends the turn."""
-    parts = tokens_of(end_of_turn.strip())
-    end = next((part for part in parts if _is_tag(part)), end_of_turn.strip())
+    end = first_tag(end_of_turn) or end_of_turn.strip()
     return text[: text.index(end)] if end and end in text else text
 
 

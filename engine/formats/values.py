@@ -106,6 +106,8 @@ def _skip(text: str, place: int) -> int:
 def value_of(text: str, schema: Any, is_string: bool | None = None) -> Any:
     """The value of an argument that is written without quotes; `is_string` where the syntax tells."""
     types = {"string"} if is_string else _types(schema)
+    if text.startswith("<![CDATA[") and text.endswith("]]>"):
+        return text[9:-3]  # so that a string may hold tags
     if is_string is False:
         types.discard("string")
     if types == {"string"}:
