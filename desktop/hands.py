@@ -23,12 +23,9 @@ class Hands(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self._paused = False
-        self.pause_button = self._button("Ctrl+P")
-        self.step_button = self._button("Ctrl+]")
-        self.rewind_button = self._button("Ctrl+[")
-        self.step_button.setText("▸ Step")
+        self._compact = False
+        self.pause_button, self.step_button, self.rewind_button = (QPushButton() for _ in range(3))
         self.step_button.setToolTip("Write one token and hold again (Ctrl+])")
-        self.rewind_button.setText("⟲ Rewind")
         self.rewind_button.setToolTip(f"Take the last {BACK} tokens back (Ctrl+[)")
         self.pause_button.clicked.connect(self._pause)
         self.step_button.clicked.connect(self.stepRequested)
@@ -37,15 +34,10 @@ class Hands(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(8)
         for button in (self.pause_button, self.step_button, self.rewind_button):
+            button.setFont(ui_font(TEXT))
             layout.addWidget(button)
         self._label()
         self.show_state(running=False, paused=False, written=False)
-
-    def _button(self, keys: str) -> QPushButton:
-        button = QPushButton()
-        button.setFont(ui_font(TEXT))
-        button.setShortcut(keys)
-        return button
 
     def show_state(self, *, running: bool, paused: bool, written: bool) -> None:
         """What the shown generation does; `written`: there is something to take back."""
@@ -56,14 +48,24 @@ class Hands(QWidget):
         self.step_button.setEnabled(paused)
         self.rewind_button.setEnabled(written)
 
+    def set_compact(self, compact: bool) -> None:
+        """Signs without words, where the bar is narrow."""
+        if compact != self._compact:
+            self._compact = compact
+            self._label()
+
     def _label(self) -> None:
-        # the texts set the shortcut anew, since Qt drops it with an empty one
-        self.pause_button.setText("▶ Resume" if self._paused else "❚❚ Pause")
+        pause = ("▶", "Resume") if self._paused else ("❚❚", "Pause")
+        for button, (sign, word), keys in (
+            (self.pause_button, pause, "Ctrl+P"),
+            (self.step_button, ("▸", "Step"), "Ctrl+]"),
+            (self.rewind_button, ("⟲", "Rewind"), "Ctrl+["),
+        ):
+            button.setText(sign if self._compact else f"{sign} {word}")
+            button.setAccessibleName(word)
+            button.setShortcut(keys)  # Qt drops it with every new text
         what = "Go on writing" if self._paused else "Hold this answer before its next token"
         self.pause_button.setToolTip(f"{what} (Ctrl+P)")
-        self.pause_button.setShortcut("Ctrl+P")
-        self.step_button.setShortcut("Ctrl+]")
-        self.rewind_button.setShortcut("Ctrl+[")
 
     def _pause(self) -> None:
         (self.resumeRequested if self._paused else self.pauseRequested).emit()

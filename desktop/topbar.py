@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from PySide6.QtCore import QPoint, QRectF, QSignalBlocker, Qt, QTimer, Signal
-from PySide6.QtGui import QAction, QActionGroup, QColor, QPainter, QPaintEvent
+from PySide6.QtGui import QAction, QActionGroup, QColor, QPainter, QPaintEvent, QResizeEvent
 from PySide6.QtWidgets import (
     QDoubleSpinBox,
     QFrame,
@@ -25,6 +25,8 @@ from desktop.theme import BODY, RADIUS, TEXT, Choice, Theme, ui_font
 from engine.types import SamplingParams
 
 HEIGHT = 48
+NARROW = 1100
+"""Below this width the buttons of `Hands` have no words."""
 _APPLY_MS = 300
 
 
@@ -267,19 +269,31 @@ class TopBar(QWidget):
         layout.addWidget(self.tokens_button)
         layout.addWidget(self.panel_button)
         layout.addWidget(self.theme_button)
+        self._narrow = False
         self.show_sampling(SamplingParams().model_dump())
 
     def set_theme(self, theme: Theme) -> None:
         self.model_button.set_theme(theme)
         self.popover.set_theme(theme)
 
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._narrow = self.width() < NARROW
+        self.hands.set_compact(self._narrow)
+        self._show_sampling()
+
     def show_theme_choice(self, choice: Choice) -> None:
         self._theme_actions[choice].setChecked(True)
 
     def show_sampling(self, sampling: Mapping[str, Any]) -> None:
-        temperature, top_p = sampling["temperature"], sampling["top_p"]
-        self.sampling_button.setText(f"temperature {temperature:g} · top-p {top_p:g}")
+        self._sampling = sampling["temperature"], sampling["top_p"]
+        self._show_sampling()
         self.popover.show_values(sampling)
+
+    def _show_sampling(self) -> None:
+        temperature, top_p = self._sampling
+        words = "{:g} · {:g}" if self._narrow else "temperature {:g} · top-p {:g}"
+        self.sampling_button.setText(words.format(temperature, top_p))
 
     def show_models(self, models: Sequence[Mapping[str, Any]], loaded: str | None) -> None:
         """Fill the menu and open it below the button."""

@@ -26,7 +26,7 @@ class _Alternative(QAbstractButton):
         self._chosen = chosen
         self._hovered = False
         self._shown = visible(text)
-        percent = "" if probability is None else f", {probability:.0%}"
+        percent = "" if probability is None else f", {_percent(probability)}"
         self.setAccessibleName(f"{self._shown}{percent}")
         self.setToolTip("Branch here with this token")
         self.setCursor(Qt.CursorShape.PointingHandCursor)
@@ -73,7 +73,7 @@ class _Alternative(QAbstractButton):
         painter.setFont(ui_font(SMALL, tabular=True))
         painter.setPen(QColor(theme.text))
         percent = QRectF(self.width() - 52, 0, 40, self.height())
-        painter.drawText(percent, middle | Qt.AlignmentFlag.AlignRight, f"{self._probability:.0%}")
+        painter.drawText(percent, middle | Qt.AlignmentFlag.AlignRight, _percent(self._probability))
 
 
 class Alternatives(QFrame):
@@ -111,13 +111,14 @@ class Alternatives(QFrame):
             self.rows.append(row)
         if not tops:
             layout.addWidget(self._note("Probabilities are recorded while Tokens is on"))
-        hint = "Press one to branch" if can_branch else "Branch while an answer is written or paused"
+        hint = "Press one to branch" if can_branch else "Branches begin while it is written or held"
         layout.addWidget(self._note(hint))
         self.setFixedWidth(WIDTH)
 
     def _note(self, text: str) -> QLabel:
         label = QLabel(text)
         label.setProperty("look", "muted")
+        label.setWordWrap(True)
         label.setContentsMargins(11, 2, 11, 4)
         return label
 
@@ -146,6 +147,10 @@ class Alternatives(QFrame):
 def visible(text: str) -> str:
     """A token's text with its white space to be seen."""
     return text.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥") or "(no text)"
+
+
+def _percent(probability: float) -> str:
+    return "< 1 %" if probability < 0.005 else f"{probability * 100:.0f} %"
 
 
 def _about(token: Token, before: Token | None) -> str:
