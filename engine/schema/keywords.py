@@ -15,6 +15,8 @@ Schema = dict[str, Any]
 
 MAX_SCHEMA_DEPTH: Final = 64
 """Schemas inside each other, references followed."""
+MAX_SCHEMAS: Final = 10_000
+"""Looked at, with those that references lead to."""
 
 _ANNOTATIONS: Final = frozenset(
     (
@@ -75,6 +77,7 @@ class Flattener:
     def __init__(self, root: Schema | bool, path: str) -> None:
         self._root = root
         self._path = path
+        self._n_schemas = 0
 
     def refuse(self, where: str, message: str) -> NoReturn:
         """Raises TokenglassError `invalid_argument`; `where` is below the schema's own path."""
@@ -83,6 +86,9 @@ class Flattener:
 
     def schema(self, value: object, where: str) -> Schema:
         """A schema as an object without annotations. Raises Nothing for `false`."""
+        self._n_schemas += 1
+        if self._n_schemas > MAX_SCHEMAS:
+            self.refuse("", f"more than {MAX_SCHEMAS} schemas, references followed")
         if value is True:
             return {}
         if value is False:

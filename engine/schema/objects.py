@@ -110,16 +110,19 @@ class Objects:
     def _other_key(self, names: list[str]) -> str:
         """Any key but these, in JSON. It has no escapes, so that none of these can be written otherwise."""
         plain = character_class(UNESCAPED)
-        prefixes = {name[:length] for name in names if _is_plain(name) for length in range(len(name) + 1)}
+        nexts: dict[str, set[str]] = {}
+        """What follows each beginning of a name."""
+        for name in filter(_is_plain, names):
+            for length in range(len(name) + 1):
+                nexts.setdefault(name[:length], set()).update(name[length : length + 1])
         rules: dict[str, str] = {}
-        for prefix in sorted(prefixes, key=len, reverse=True):
-            nexts = sorted({each[len(prefix)] for each in prefixes if each[:-1] == prefix and each})
-            alternatives = [f"{literal(each)} {rules[prefix + each]}" for each in nexts]
-            if differing := _without(nexts):
+        for start in sorted(nexts, key=len, reverse=True):
+            alternatives = [f"{literal(each)} {rules[start + each]}" for each in sorted(nexts[start])]
+            if differing := _without(sorted(nexts[start])):
                 alternatives.append(f"{differing} {plain}*")
-            if prefix not in names:
+            if start not in names:
                 alternatives.append('""')
-            rules[prefix] = self._writer.rule("key", " | ".join(alternatives))
+            rules[start] = self._writer.rule("key", " | ".join(alternatives))
         return self._writer.rule("key", f'"\\"" {rules.get("", f"{plain}*")} "\\""')
 
 
