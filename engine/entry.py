@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from multiprocessing.connection import Connection
 from typing import Any
@@ -24,8 +25,11 @@ def run_worker(connection: Connection, config_json: str, epoch: int, log_path: s
     sys.stderr = open(2, "w", buffering=1, closefd=False, encoding="utf-8", errors="replace")  # noqa: SIM115
     # on an abort ggml would start a debugger for its backtrace, which takes seconds
     os.environ["GGML_NO_BACKTRACE"] = "1"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the app decides
+    # comes up while this process imports and loads, so that no answer waits for it
+    renderer: Any = importlib.import_module("engine.renderer").Renderer()
     worker: Any = importlib.import_module("engine.worker")
-    worker.main(connection, config_json, epoch)
+    worker.main(connection, config_json, epoch, renderer)
 
 
 def run_bench_side(connection: Connection, config_json: str, kind: str) -> None:

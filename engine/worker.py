@@ -12,7 +12,6 @@ import gc
 import importlib
 import os
 import queue
-import signal
 import sys
 import threading
 import time
@@ -153,16 +152,14 @@ class Worker:
             self._outbox.put([EmbedDone(request_id=command.request_id, error=error.info)])
 
 
-def main(connection: Connection, config_json: str, epoch: int) -> None:
+def main(connection: Connection, config_json: str, epoch: int, renderer: Renderer) -> None:
     """Run the worker; called in the child process by `engine.entry`."""
     faulthandler.enable()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the app decides
     _limit_harm()
     config = WorkerConfig.model_validate_json(config_json)
     outbox = Outbox(connection)
     worker = Worker(connection, outbox)
     outbox.put([EngineStarted(epoch=epoch, pid=os.getpid())])
-    renderer = Renderer()  # comes up while the model loads
     try:
         backend = _load(config, outbox)
         preparer = Preparer(backend, config.chat_template, renderer)
