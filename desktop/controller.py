@@ -159,9 +159,8 @@ class Controller(QObject):
         if event.will_restart:
             how = event.signal or f"exit code {event.exit_code}"
             self._restarting = True
-            self.window.banner.show_notice(
-                f"The engine ended unexpectedly ({how}) and is restarting", "Your chats are kept"
-            )
+            kept = "Answers go on where they are" if self.engine.running else "Your chats are kept"
+            self.window.banner.show_notice(f"The engine ended unexpectedly ({how}) and is restarting", kept)
             return
         self._restarting = False
         self.window.banner.show_notice(
