@@ -108,6 +108,19 @@ def build_parser() -> argparse.ArgumentParser:
         "source", metavar="REPO[:FILE]"
     )
 
+    load = actions.add_parser("load", parents=[common], help="load one in the running app")
+    load.add_argument("id", metavar="ID")
+    load.add_argument("--ctx", type=_whole(1, 1 << 24), metavar="N", help="tokens for each generation")
+    load.add_argument("--force", action="store_true", help="even where it can't fit, or something runs")
+    unload = actions.add_parser("unload", parents=[common], help="free the memory of the loaded one")
+    unload.add_argument("--force", action="store_true", help="even while something runs")
+    estimate = actions.add_parser("estimate", parents=[common], help="what one would take, without loading")
+    estimate.add_argument("id", metavar="ID|FILE")
+    estimate.add_argument("--ctx", type=_whole(0, 1 << 24), metavar="N", help="tokens for each generation")
+    estimate.add_argument("--parallel", type=_whole(1, 64), metavar="N", help="generations at once")
+    estimate.add_argument("--gpu-layers", type=_gpu_layers, metavar="N|auto")
+    estimate.add_argument("--json", action="store_true")
+
     bench = commands.add_parser("bench", parents=[common], help="what the app costs beside the bare engine")
     bench.add_argument("--json", action="store_true")
     _model_option(bench)

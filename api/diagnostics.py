@@ -23,6 +23,7 @@ from api.settings import Settings, SettingsStore
 from api.telemetry import read_gpus
 from api.version import VERSION
 from engine.errors import TokenglassError
+from engine.machine import choose, this_machine
 
 LAST_PROBLEMS = 20
 
@@ -99,7 +100,10 @@ def _versions() -> list[str]:
 
 def _machine() -> list[str]:
     memory = psutil.virtual_memory()
-    cores = f"{psutil.cpu_count(logical=False) or '?'} cores, {os.cpu_count()} threads"
+    here = this_machine()
+    cores = f"{here.physical} cores, {here.logical} threads"
+    cores += f", {here.quota:g} granted" if here.quota is not None else ""
+    cores += f"; {choose(here).n_threads} for the model"
     lines = [
         _system(),
         f"CPU {_cpu_name()}, {cores}",

@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from api import chat_templates
-from api.commands import one_line, prepare_output
+from api.commands import loading, one_line, prepare_output
 from api.library import Library
 from api.paths import Paths, tilde
 from api.settings import SettingsStore
@@ -18,8 +18,10 @@ from engine.rendering import TemplateFailedError
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out `list` (the default), `add`, `remove`, `template` or `pull`. Raises TokenglassError."""
+    """Carry out `list` (the default) or another action. Raises TokenglassError."""
     prepare_output()
+    if args.action in loading.ACTIONS:
+        return loading.run(args)
     if args.action == "pull":
         raise TokenglassError(
             "not_implemented",
@@ -38,7 +40,12 @@ def run(args: argparse.Namespace) -> int:
         _template(args, paths, library)
     else:
         models = library.list_now()
-        print(json.dumps(models, indent=2) if getattr(args, "json", False) else table(models))
+        if getattr(args, "json", False):
+            print(json.dumps(models, indent=2))
+        else:
+            print(table(models))
+            if words := loading.loaded(args, paths):
+                print(f"\nloaded: {words}")
     return 0
 
 
