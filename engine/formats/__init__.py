@@ -3,6 +3,7 @@
 `learn` finds a template's format by rendering known conversations; `AnswerParser` follows one answer.
 """
 
+from engine.formats.forced import call_grammar
 from engine.formats.format import HERMES, CallSyntax, Format, Header
 from engine.formats.learn import Learned, learn
 from engine.formats.parser import AnswerParser, CallText, Piece, ReasoningText
@@ -17,5 +18,6 @@ __all__ = [
     "Learned",
     "Piece",
     "ReasoningText",
+    "call_grammar",
     "learn",
 ]

@@ -53,7 +53,7 @@ class CallSyntax:
     id_open: str = ""
     """Between the name and an id that follows it."""
     id_rule: str = ""
-    """GBNF of that id."""
+    """GBNF of an id beside the name."""
     parameter_open: str = ""
     value_open: str = ""
     """Between an argument's name (and type) and its value."""
@@ -80,6 +80,8 @@ class Header:
     """Pattern of headers of reasoning."""
     call: str
     """Pattern of headers of a call; its group is the name. Its message is the arguments in JSON."""
+    call_header: str = ""
+    """A call's first header with what closes it, and `{name}` for the name; empty: calls can't be forced."""
 
 
 @dataclass(frozen=True, slots=True)

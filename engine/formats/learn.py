@@ -257,15 +257,15 @@ def _named_object(text: str, name: str, start: int, brace: int, end: int) -> _Fo
     if place < 0:
         return None
     between = text[place + len(name) : brace]
-    # an id in it is no part of the marker
     tags = list(_TAG.finditer(between))
-    id_open, name_close = "", between
-    if tags and (tags[-1].start() > 0):
-        name_close = between[tags[-1].start() :]
-        id_open = re.sub(r"[0-9a-z]*$", "", between[: tags[-1].start()])
-        if not id_open.strip() and not between[: tags[-1].start()].strip():
-            id_open, name_close = "", between
-    return _Found(place, end, CallSyntax("name_json", name_close=name_close, id_open=id_open))
+    if not tags or not between[: tags[-1].start()].strip():
+        return _Found(place, end, CallSyntax("name_json", name_close=between))
+    # an id stands between, which is no part of a marker
+    before, name_close = between[: tags[-1].start()], between[tags[-1].start() :]
+    id_open = before.rstrip("0123456789abcdefghijklmnopqrstuvwxyz")
+    id_rule = "[0-9]+" if before[len(id_open) :].isdigit() else "[a-zA-Z0-9]{9}"
+    syntax = CallSyntax("name_json", name_close=name_close, id_open=id_open, id_rule=id_rule)
+    return _Found(place, end, syntax)
 
 
 def _whole_object(text: str, name: str, value: dict[str, Any], brace: int, end: int) -> _Found | None:
@@ -288,7 +288,8 @@ def _whole_object(text: str, name: str, value: dict[str, Any], brace: int, end: 
                 syntax,
                 before_name=text[brace:place],
                 before_arguments=text[after:arguments],
-                after_arguments=text[stop:end],
+                # further fields, as an id, can be left out
+                after_arguments=re.sub(r",.*(?=\}$)", "", text[stop:end], flags=re.DOTALL),
             )
     return _Found(brace, end, syntax)
 

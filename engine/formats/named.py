@@ -18,6 +18,7 @@ HARMONY: Final = Format(
         ends=("<|end|>", "<|call|>", "<|return|>"),
         reasoning=r"^(?!.*\bto=).*<\|channel\|>analysis",
         call=r"\bto=(?:functions\.)?([A-Za-z0-9_.-]{1,64})",
+        call_header=" to=functions.{name}<|channel|>commentary json<|message|>",
     ),
 )
 """gpt-oss: each message has a channel, and calls a recipient."""
@@ -54,6 +55,7 @@ FUNCTIONARY: Final = Format(
         ends=(),
         reasoning=r"(?!)",
         call=r"^\s*(?!all\s*$)([A-Za-z0-9_.-]{1,64})\s*$",
+        call_header="{name}\n",
     ),
 )
 
@@ -67,6 +69,7 @@ SOLAR: Final = Format(
         section_open="<|tool_calls|>",
         section_close="<|calls|>",
         open="<|tool_call:begin|>",
+        id_rule="[a-zA-Z0-9]{9}",
         name_open="<|tool_call:name|>",
         name_close="<|tool_call:args|>",
         close="<|tool_call:end|>",
@@ -80,6 +83,8 @@ KIMI_K3: Final = Format(
     skip=("<|open|>response<|sep|>", "<|close|>response<|sep|>", "<|close|>message<|sep|>"),
     calls=CallSyntax(
         "parameters",
+        id_open='" index="',
+        id_rule="[0-9]+",
         section_open="<|open|>tools<|sep|>",
         section_close="<|close|>tools<|sep|>",
         open='<|open|>call tool="',
