@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 from engine.backend import Backend
@@ -11,11 +11,12 @@ from engine.detokenize import PieceCache
 from engine.errors import ErrorInfo, TokenglassError
 from engine.events import Event, GenerationFinished, GenerationRecovered, GenerationStarted
 from engine.generation import Generation
+from engine.prefix import prefix_break
 from engine.prepared import Prepared
 from engine.replies import Message, PromptReady
 from engine.scheduler import Scheduler
 from engine.slots import Slots
-from engine.types import FinishReason, Usage, WorkerConfig
+from engine.types import FinishReason, PrefixBreak, Usage, WorkerConfig
 
 EARLY_CANCELS = 4096
 """How many cancelled ids are remembered for generations that haven't been added yet."""
@@ -33,6 +34,8 @@ class Roster:
         self.is_eog = cache(backend.is_eog)
         self.by_id: dict[str, Generation] = {}
         self.by_slot: dict[int, Generation] = {}
+        self._last: dict[int, Generation] = {}
+        """By slot id: whose tokens the slot has."""
         self.limit = min(backend.info.n_ctx, self.slots.cells.total)
         """Tokens of prompt and completion together."""
         self._early_cancels: OrderedDict[str, None] = OrderedDict()
@@ -93,16 +96,32 @@ class Roster:
                 self.finish(generation, "error", deltas, finished, error.info)
                 continue
             self.scheduler.waiting.remove(generation)
-            slot = self.slots.acquire(generation.tokens, generation.n_prompt)
+            prefixes = self.slots.prefixes(generation.tokens)
+            broken = self._broken(generation, prefixes)
+            slot = self.slots.acquire(generation.tokens, generation.n_prompt, prefixes)
             self.scheduler.running.append(slot)
-            self.by_slot[slot.id] = generation
+            self.by_slot[slot.id] = self._last[slot.id] = generation
             t = self.clock()
             generation.start(slot, sampler, t)
-            self._tell_start(generation, slot.computed, t, messages)
+            self._tell_start(generation, slot.computed, broken, t, messages)
             deltas += generation.untold
             generation.untold.clear()
 
-    def _tell_start(self, generation: Generation, computed: int, t: float, messages: list[Message]) -> None:
+    def _broken(self, generation: Generation, prefixes: Sequence[int]) -> PrefixBreak | None:
+        """Where and why its prompt parts from what the best slot holds; None where it doesn't."""
+        slot = self.slots.parted(generation.tokens, prefixes)
+        if slot is None or generation.command.resume is not None:
+            return None
+        return prefix_break(self._last[slot.id], generation, prefixes[slot.id])
+
+    def _tell_start(
+        self,
+        generation: Generation,
+        computed: int,
+        broken: PrefixBreak | None,
+        t: float,
+        messages: list[Message],
+    ) -> None:
         command, prepared, slot = generation.command, generation.prepared, generation.slot
         assert slot is not None
         if generation.recovered:
@@ -134,6 +153,7 @@ class Roster:
                     slot=slot.id,
                     seed=generation.seed,
                     trimmed_messages=prepared.trimmed_messages,
+                    prefix_break=broken,
                 )
             )
 

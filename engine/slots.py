@@ -51,46 +51,52 @@ class Slots:
         self._backend = backend
         self._clock = 0
 
-    def choose(self, tokens: Sequence[int]) -> tuple[Slot, Slot, int]:
-        """The free slot that suits a generation best, the slot that has most of its tokens, and how many.
+    def choose(self, tokens: Sequence[int], prefixes: Sequence[int]) -> tuple[Slot, Slot, int]:
+        """A free slot for a generation, the slot whose tokens it reuses, and how many.
 
-        The two are the same where the free slot has about as many. That is the one with the longest common
-        prefix. But where most of a long conversation would be lost for a prefix that is a small part of the
-        prompt too (a system prompt, say), the slot doesn't count as a match; and where none matches, the
-        least recently used one is taken. The last token is never reused, since its logits are needed.
+        `prefixes` says how many tokens each slot has in common with it. Mostly the two are the same: the free
+        slot with the longest common prefix. But where most of a long conversation would be lost for a prefix
+        that is a small part of the prompt too (a system prompt, say), a slot doesn't count as a match; where
+        none matches, the least recently used one is taken. The prefix is copied where another slot has more
+        of it, or where less is lost so. The last token is never reused, since its logits are needed.
         """
-        best: Slot | None = None
-        best_rank = (-1, 0)
-        best_prefix = 0
-        donor, donor_prefix = self.all[0], -1
-        for slot in self.all:
-            prefix = self._reusable(slot, tokens)
-            if prefix > donor_prefix:
-                donor, donor_prefix = slot, prefix
-            if slot.busy:
-                continue
+        usable = [self._usable(slot, min(prefixes[slot.id], len(tokens) - 1)) for slot in self.all]
+
+        def rank(slot: Slot) -> tuple[int, int]:
+            prefix = usable[slot.id]
             matches = 2 * prefix >= min(len(slot.tokens), len(tokens))
-            rank = (prefix if matches else 0, -slot.last_used)
-            if best is None or rank > best_rank:
-                best, best_rank, best_prefix = slot, rank, prefix
-        assert best is not None, "no slot is free"
-        if donor_prefix - best_prefix > WORTH_COPYING:
-            return best, donor, donor_prefix
-        return best, best, best_prefix
+            return prefix if matches else 0, -slot.last_used
 
-    def _reusable(self, slot: Slot, tokens: Sequence[int]) -> int:
-        """How many tokens a generation can take over from what a slot has in the KV cache."""
-        prefix = min(common_prefix(slot.tokens, tokens), slot.computed, len(tokens) - 1)
-        if self._backend.info.recurrent and prefix < slot.computed:
-            return 0  # a state holds all its tokens or none
-        return prefix
+        free = [slot for slot in self.all if not slot.busy]
+        assert free, "no slot is free"
+        target = max(free, key=rank)
+        source = max(self.all, key=lambda slot: usable[slot.id])
+        emptiest = min(free, key=lambda slot: slot.computed)
+        if usable[target.id] > WORTH_COPYING and emptiest.computed < target.computed - usable[target.id]:
+            target = emptiest
+        if usable[source.id] - usable[target.id] <= WORTH_COPYING:
+            source = target
+        return target, source, usable[source.id]
 
-    def acquire(self, tokens: list[int], n_prompt: int) -> Slot:
+    def _usable(self, slot: Slot, prefix: int) -> int:
+        """How many tokens of a prefix can be taken over; of a recurrent state all that went in, or none."""
+        return 0 if self._backend.info.recurrent and prefix < slot.computed else prefix
+
+    def prefixes(self, tokens: Sequence[int]) -> list[int]:
+        """For each slot: how many first tokens of a generation it has in the KV cache."""
+        return [min(common_prefix(slot.tokens, tokens), slot.computed) for slot in self.all]
+
+    def parted(self, tokens: Sequence[int], prefixes: Sequence[int]) -> Slot | None:
+        """The slot that has most of a generation's tokens, where it goes on with other ones."""
+        best = max(self.all, key=lambda slot: (prefixes[slot.id], slot.last_used))
+        return best if 0 < prefixes[best.id] < min(best.computed, len(tokens)) else None
+
+    def acquire(self, tokens: list[int], n_prompt: int, prefixes: Sequence[int]) -> Slot:
         """Give a generation the best free slot, with as much of its tokens computed as can be had.
 
         The slot has the list itself, so it sees what the generation adds.
         """
-        slot, donor, prefix = self.choose(tokens)
+        slot, donor, prefix = self.choose(tokens, prefixes)
         if donor is slot:
             self.cut(slot, prefix)
         else:
@@ -125,4 +131,4 @@ class Slots:
         slot.busy = False
         slot.last_used = self._clock
         self.cut(slot, 0 if forget else len(slot.tokens))
-        slot.tokens = slot.tokens[: slot.computed]
+        del slot.tokens[slot.computed :]

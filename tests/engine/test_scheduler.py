@@ -39,7 +39,7 @@ class Bench:
     def start(self, n_prompt: int, computed: int = 0) -> int:
         first = 100 + 40 * self.n_started  # no prefix is like another
         self.n_started = (self.n_started + 1) % 4
-        slot = self.slots.acquire(list(range(first, first + n_prompt)), n_prompt)
+        slot = self.slots.acquire(list(range(first, first + n_prompt)), n_prompt, [0] * len(self.slots.all))
         self.slots.cut(slot, 0)
         self.compute(slot, computed)
         self.scheduler.running.append(slot)

@@ -29,9 +29,12 @@ class Bench:
         assert self.backend.held[slot.id] == slot.tokens[: slot.computed]
         assert self.slots.cells.used == self.backend.cells_used
 
+    def choose(self, tokens: list[int]) -> tuple[Slot, Slot, int]:
+        return self.slots.choose(tokens, self.slots.prefixes(tokens))
+
     def take(self, tokens: list[int]) -> tuple[Slot, int]:
         """Let a generation take a slot; how many of its tokens are there already."""
-        slot = self.slots.acquire(list(tokens), len(tokens))
+        slot = self.slots.acquire(list(tokens), len(tokens), self.slots.prefixes(tokens))
         assert self.backend.held[slot.id] == tokens[: slot.computed]
         return slot, slot.computed
 
@@ -60,7 +63,7 @@ def test_the_longest_common_prefix_wins() -> None:
 def test_the_last_token_is_never_reused() -> None:
     bench = Bench(1)
     bench.use(0, [1, 2, 3, 4])
-    assert bench.slots.choose([1]) == (bench.all[0], bench.all[0], 0)
+    assert bench.choose([1]) == (bench.all[0], bench.all[0], 0)
     assert bench.take([1, 2, 3]) == (bench.all[0], 2)
 
 
@@ -68,24 +71,35 @@ def test_without_a_match_the_least_recently_used_is_taken() -> None:
     bench = Bench(3)
     bench.use(1, [5])
     bench.use(0, [6])
-    assert bench.slots.choose([7, 8])[0] is bench.all[2]  # never used
+    assert bench.choose([7, 8])[0] is bench.all[2]  # never used
     bench.use(2, [9])
-    assert bench.slots.choose([7, 8])[0] is bench.all[1]
+    assert bench.choose([7, 8])[0] is bench.all[1]
 
 
 def test_a_long_conversation_is_not_given_up_for_a_short_prefix() -> None:
     bench = Bench(2)
     bench.use(0, list(range(100)))
     prompt = [*range(10), *range(200, 230)]
-    assert bench.slots.choose(prompt) == (bench.all[1], bench.all[1], 0)
+    assert bench.choose(prompt) == (bench.all[1], bench.all[1], 0)
     # with no other slot free its prefix is used all the same
     bench.take([1])
     assert bench.take(prompt) == (bench.all[0], 10)
 
 
 def test_a_prefix_that_is_most_of_the_prompt_is_worth_it() -> None:
+    bench = Bench(1)
+    bench.use(0, list(range(100)))
+    assert bench.take([*range(50), 200]) == (bench.all[0], 50)
+
+
+def test_the_rest_of_a_conversation_is_lost_only_where_the_other_slots_have_more_to_lose() -> None:
     bench = Bench(2)
     bench.use(0, list(range(100)))
+    bench.use(1, list(range(100, 130)))
+    assert bench.take([*range(50), 200]) == (bench.all[1], 50)
+    bench = Bench(2)
+    bench.use(0, list(range(100)))
+    bench.use(1, list(range(100, 180)))
     assert bench.take([*range(50), 200]) == (bench.all[0], 50)
 
 
