@@ -7,6 +7,7 @@ got out of, so it runs in a process of its own (`engine.rendering`), which can b
 from __future__ import annotations
 
 import contextlib
+import queue
 import subprocess
 import sys
 import threading
@@ -108,6 +109,7 @@ class _Process:
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
         self.pid = self._popen.pid
+        self._watch = _Watch(self._popen.kill)
         self._ready = False
 
     def ask(self, request: Mapping[str, Any], limit_s: float) -> dict[str, Any]:
@@ -124,20 +126,13 @@ class _Process:
             with contextlib.suppress(OSError):  # what was left to write
                 stream.close()
         self._popen.wait()
+        self._watch.close()
 
     def _exchange(self, request: Mapping[str, Any] | None, limit_s: float) -> dict[str, Any]:
         assert self._popen.stdin is not None
         assert self._popen.stdout is not None
-        overrun = threading.Event()
-
-        def cut() -> None:
-            overrun.set()
-            self._popen.kill()
-
-        timer = threading.Timer(limit_s, cut)
-        timer.daemon = True
-        timer.start()
         answer = None
+        self._watch.begin(limit_s)
         try:
             if request is not None:
                 rendering.send(self._popen.stdin, request)
@@ -145,12 +140,44 @@ class _Process:
         except (OSError, ValueError, RecursionError):
             pass  # it is gone, or what it says makes no sense
         finally:
-            timer.cancel()
+            self._watch.end()
         if answer is None:
-            if overrun.is_set() and request is not None:
+            if self._watch.overrun and request is not None:
                 raise TemplateFailedError("too_slow", f"it took longer than {limit_s:g} s")
             raise TemplateFailedError("ended", "the process that rendered it ended")
         return answer
+
+
+class _Watch:
+    """A thread that kills a process which doesn't answer in time."""
+
+    def __init__(self, kill: Callable[[], None]) -> None:
+        self.overrun = False
+        self._kill = kill
+        self._limits: queue.SimpleQueue[float | None] = queue.SimpleQueue()
+        self._ends: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def begin(self, limit_s: float) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="renderer-watch", daemon=True)
+            self._thread.start()
+        self._limits.put(limit_s)
+
+    def end(self) -> None:
+        self._ends.put(None)
+
+    def close(self) -> None:
+        self._limits.put(None)
+
+    def _run(self) -> None:
+        while (limit_s := self._limits.get()) is not None:
+            try:
+                self._ends.get(timeout=limit_s)
+            except queue.Empty:
+                self.overrun = True
+                self._kill()
+                self._ends.get()
 
 
 def _command() -> list[str]:
