@@ -17,6 +17,7 @@ from engine.events import Event, GenerationPaused, PromptProgress, StepMetrics
 from engine.generation import Generation
 from engine.hands import Hands
 from engine.prepared import Prepared
+from engine.rations import Rations
 from engine.replies import Message
 from engine.roster import Roster
 from engine.scheduler import Plan
@@ -38,6 +39,7 @@ class EngineCore:
         self._slots = roster.slots
         self._by_slot = roster.by_slot
         self._is_eog = roster.is_eog
+        self._rations = Rations(roster)
         self._hands = Hands(roster)
         self._ended: list[Event] = []
         """What generations had to say that ended between two steps."""
@@ -78,7 +80,7 @@ class EngineCore:
 
         Ends from before the step (cancels, refusals) come first, since their slots may be taken again.
         What goes wrong with a generation ends that generation; a TokenglassError of the decode ends those
-        in its batch.
+        in its batch, but for a lack of cells, which the next step deals with.
         """
         clock, roster = self._clock, self._roster
         start = clock()
@@ -91,7 +93,7 @@ class EngineCore:
         # schedule
         if self._scheduler.waiting:
             roster.admit(messages, deltas, finished)
-        plan = self._scheduler.plan()
+        plan = self._scheduler.plan(self._rations.stalled(deltas, finished))
         if not plan.slots:
             return [*messages, *deltas, *finished]
         planned = clock()
@@ -100,6 +102,9 @@ class EngineCore:
         try:
             self._backend.decode(plan.batch)
         except TokenglassError as error:
+            if error.code == "context_overflow":
+                self._rations.overflowed(len(plan.batch.tokens))
+                return [*messages, *deltas, *finished]
             for slot in plan.slots:
                 roster.finish(self._by_slot[slot.id], "error", deltas, finished, error.info)
             return [*messages, *deltas, *finished]

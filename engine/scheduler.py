@@ -9,6 +9,7 @@ rest of the budget.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -60,12 +61,12 @@ class Scheduler:
         """Who gets the next free slot: the first that isn't held back by a pause."""
         return next((generation for generation in self.waiting if not generation.held), None)
 
-    def plan(self) -> Plan:
-        """The next batch; empty where no busy slot may go on."""
+    def plan(self, stalled: Collection[Slot] = ()) -> Plan:
+        """The next batch; empty where no busy slot may go on, paused or `stalled` as they are."""
         decoding: list[Slot] = []
         prefilling: list[Slot] = []
         for slot in self.running:
-            if not slot.paused:
+            if not slot.paused and slot not in stalled:
                 (decoding if slot.missing == 1 else prefilling).append(slot)
         budget = self._n_batch
         for_decoding = budget - 1 if prefilling and budget > 1 else budget

@@ -13,6 +13,8 @@ from engine.kv import Cells
 
 WORTH_COPYING = 16
 """A prefix is copied from another slot where that saves more than so many tokens."""
+FORGET_AT_ONCE = 64
+"""Where cells are short, a free slot forgets so many tokens or more, so that not each step has to ask."""
 
 
 @dataclass(slots=True, eq=False)
@@ -122,6 +124,22 @@ class Slots:
         if n_tokens < slot.computed:
             slot.computed = self._backend.keep(slot.id, n_tokens)
             self.cells.cut(slot.id, slot.computed)
+
+    def make_room(self, n_cells: int) -> None:
+        """Let free slots forget cached tokens, the least recently used first, until so many cells are free.
+
+        Where even all of them wouldn't do, they keep them.
+        """
+        cached = [slot for slot in self.all if not slot.busy and slot.computed]
+        if self.cells.free + sum(slot.computed for slot in cached) < n_cells:
+            return
+        cached.sort(key=lambda slot: slot.last_used)
+        while (short := n_cells - self.cells.free) > 0 and cached:
+            slot = cached[0]
+            self.cut(slot, max(0, slot.computed - max(short, FORGET_AT_ONCE)))
+            del slot.tokens[slot.computed :]
+            if not slot.computed:
+                cached.pop(0)
 
     def release(self, slot: Slot, *, forget: bool = False) -> None:
         """Take the slot back. What the KV cache holds stays for reuse, unless told to `forget` it."""

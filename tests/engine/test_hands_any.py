@@ -67,11 +67,14 @@ class HandsMachine(RuleBasedStateMachine):
         n_slots=st.integers(1, 4),
         n_batch=st.sampled_from((1, 3, 16, 512)),
         n_ctx=st.sampled_from((48, 120, 4096)),
+        n_kv=st.sampled_from((0, 40, 100, 200)),
         queue_limit=st.sampled_from((3, 100)),
     )
-    def start(self, spec: str, n_slots: int, n_batch: int, n_ctx: int, queue_limit: int) -> None:
-        self.spec, self.n_ctx = spec, n_ctx
-        self.bench = Bench(spec, n_slots=n_slots, n_ctx=n_ctx, n_batch=n_batch, queue_limit=queue_limit)
+    def start(self, spec: str, n_slots: int, n_batch: int, n_ctx: int, n_kv: int, queue_limit: int) -> None:
+        self.spec, self.n_ctx = spec, min(n_ctx, n_kv or n_ctx)
+        self.bench = Bench(
+            spec, n_slots=n_slots, n_ctx=n_ctx, n_batch=n_batch, queue_limit=queue_limit, n_kv=n_kv
+        )
         self.bench.add("the stone")
 
     @rule(
