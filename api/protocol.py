@@ -63,6 +63,12 @@ class Generate(BaseCommand):
     logprobs: int | None = Field(None, ge=0, le=20)
     on_disconnect: Literal["continue", "cancel"] = "continue"
 
+    @property
+    def constrained(self) -> bool:
+        """Something says what the answer must be."""
+        formatted = self.response_format is not None and self.response_format.type != "text"
+        return self.grammar is not None or formatted or self.tool_choice not in ("auto", "none")
+
     @model_validator(mode="after")
     def _one_source(self) -> Generate:
         conversation = self.conversation_id is not None or self.parent is not None
@@ -310,7 +316,7 @@ NOT_BUILT = frozenset(
 )
 """Commands of the contract that answer `not_implemented`."""
 
-NOT_BUILT_ARGUMENTS = frozenset(("response_format", "grammar", "prompt_lookup_num_tokens"))
+NOT_BUILT_ARGUMENTS = frozenset(("prompt_lookup_num_tokens",))
 """Arguments of `generate` that answer `not_implemented`."""
 
 
@@ -390,8 +396,6 @@ def parse_command(data: Mapping[str, Any]) -> Command:
         for argument in sorted(NOT_BUILT_ARGUMENTS & data.keys()):
             if data[argument] is not None:
                 raise TokenglassError("not_implemented", f"{argument} is not built yet", path=argument)
-        if data.get("tool_choice") not in (None, "auto", "none"):
-            raise TokenglassError("not_implemented", "only auto and none are built yet", path="tool_choice")
     # null stands for an argument left out
     data = {key: value for key, value in data.items() if value is not None or key == "id"}
     try:

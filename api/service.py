@@ -31,6 +31,7 @@ from engine.events import (
     GenerationQueued,
     SettingsChanged,
 )
+from engine.structured import check_wanted
 from engine.types import ChatMessage, SamplingParams, Timings, Usage, WorkerConfig
 
 MAX_INPUT_SHOWN = 2000
@@ -93,6 +94,11 @@ class Service:
 
     async def _generate(self, client: Client, command: protocol.Generate, received_t: float) -> Outcome:
         await self._check_model(command.model)
+        if command.constrained:
+            # in a thread: this may take a second
+            await asyncio.to_thread(
+                check_wanted, command.grammar, command.response_format, command.tool_choice, command.tools
+            )
         self.supervisor.reserve()
         try:
             return await self._accept(client, command, received_t)

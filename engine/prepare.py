@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.backend import Backend
 from engine.commands import Generate
@@ -10,6 +10,7 @@ from engine.core import Prepared
 from engine.errors import TokenglassError
 from engine.formats import Format, learn
 from engine.renderer import Renderer
+from engine.structured import answer_grammar
 from engine.templates import ChatTemplate
 from engine.types import ChatMessage, ModelInfo, Tool
 from engine.wants import depth
@@ -52,7 +53,15 @@ class Preparer:
         """What is known of the model, with what its template tells."""
 
     def prepare(self, command: Generate) -> Prepared:
-        """Raises TokenglassError `invalid_prompt`. A prompt that is too long is the scheduler's to refuse."""
+        """Raises TokenglassError `invalid_prompt`, or `invalid_argument` where no grammar can be made.
+
+        A prompt that is too long is the scheduler's to refuse.
+        """
+        prepared = self._prepare(command)
+        grammar = answer_grammar(command, self.format, prepared.reasoning_open)
+        return prepared if grammar is None else replace(prepared, grammar=grammar)
+
+    def _prepare(self, command: Generate) -> Prepared:
         resume = command.resume
         if resume is not None:
             return Prepared(

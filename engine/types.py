@@ -99,6 +99,8 @@ ToolChoice = Literal["auto", "none", "required"] | NamedToolChoice
 
 
 class JsonSchemaSpec(Argument):
+    model_config = ConfigDict(serialize_by_alias=True)
+
     name: str = Field("answer", max_length=64)
     description: str | None = None
     json_schema: dict[str, Any] = Field(alias="schema")

@@ -32,19 +32,19 @@ __all__ = ["SCHEMA_PATH", "Writer", "add_schema", "any_object", "finished", "to_
 SCHEMA_PATH: Final = "response_format.json_schema.schema"
 
 
-def to_grammar(schema: Any, path: str = SCHEMA_PATH) -> str:
-    """A grammar for values of this schema, checked.
+def to_grammar(schema: Any, path: str = SCHEMA_PATH, *, stressed: bool = True) -> str:
+    """A grammar for values of this schema, checked (see `engine.grammar.check`).
 
     Raises TokenglassError `invalid_argument` that names the place and the keyword.
     """
     writer = Writer()
-    return finished(writer, add_schema(writer, schema, path), path)
+    return finished(writer, add_schema(writer, schema, path), path, stressed=stressed)
 
 
 def any_object() -> str:
     """A grammar for any JSON object."""
     writer = Writer()
-    return finished(writer, Objects(writer).any_object(), "response_format")
+    return finished(writer, Objects(writer).any_object(), "response_format", stressed=False)
 
 
 def add_schema(writer: Writer, schema: Any, path: str) -> str:
@@ -55,11 +55,11 @@ def add_schema(writer: Writer, schema: Any, path: str) -> str:
         raise TokenglassError("invalid_argument", f"{path}: nested too deeply", path=path) from None
 
 
-def finished(writer: Writer, root: str, path: str) -> str:
+def finished(writer: Writer, root: str, path: str, *, stressed: bool) -> str:
     """The whole grammar with this root, checked. Raises TokenglassError."""
     text = writer.text(root)
     try:
-        check(text, MAX_GENERATED)
+        check(text, MAX_GENERATED, stressed=stressed)
     except TokenglassError as error:
         reason = str(error).removeprefix("grammar: ")
         if "complete" in reason:

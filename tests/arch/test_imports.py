@@ -32,6 +32,7 @@ ENGINE_FOR_APP = (
     "engine.renderer",
     "engine.rendering",
     "engine.synthetic",
+    "engine.structured",
 )
 
 
