@@ -16,7 +16,7 @@ from PySide6.QtGui import QGuiApplication
 from api.bus import Envelope
 from api.core import Core
 from api.paths import assets_dir
-from desktop import dialogs, theme
+from desktop import dialogs, fitting, theme
 from desktop.bridge import Bridge
 from desktop.conversations import PAGE
 from desktop.engine_status import EngineStatus
@@ -37,6 +37,7 @@ from engine.events import (
     SettingsChanged,
 )
 from engine.fakespec import is_fake
+from engine.fit import Estimate
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ class Controller(QObject):
         sidebar.model.renamed.connect(lambda key, title: self.tasks.spawn(self._rename(key, title)))
         top.modelMenuRequested.connect(lambda: self.tasks.spawn(self._model_menu()))
         top.modelChosen.connect(lambda model: self.tasks.spawn(self.load_model(model)))
+        top.unloadRequested.connect(lambda: self.tasks.spawn(self._unload()))
         top.openFileRequested.connect(lambda: self.tasks.spawn(self._open_file()))
         top.samplingChanged.connect(lambda values: self.tasks.spawn(self._set_sampling(values)))
         top.themeChosen.connect(lambda choice: self.tasks.spawn(self._set({"theme": choice})))
@@ -146,7 +148,13 @@ class Controller(QObject):
             case ModelFailed():
                 hint = event.error.hint or "Choose another model above"
                 name = self._names.get(event.model, event.model)
-                banner.show_notice(f"{name}: {event.error.message}", hint, level="error")
+                choose = ("Choose how to load", lambda: self.tasks.spawn(self.load_model(event.model)))
+                banner.show_notice(
+                    f"{name}: {event.error.message}",
+                    hint,
+                    level="error",
+                    action=choose if event.error.code == "out_of_memory" else None,
+                )
             case EngineExited() if not event.expected and event.epoch >= self.engine.epoch:
                 self._engine_ended(event)
             case ModelLoaded() if self._restarting:
@@ -327,8 +335,11 @@ class Controller(QObject):
         await self.load_model(str(added["id"]))
 
     async def load_model(self, model: str) -> None:
-        """Load a model of the library; where generations run, ask first."""
-        force = False
+        """Load a model of the library; where it can't fit or generations run, ask first."""
+        decision = await self._fitting(model)
+        if decision is None:
+            return
+        force = decision.force
         if self.engine.busy:
             answer = await dialogs.ask(
                 self.window,
@@ -341,7 +352,34 @@ class Controller(QObject):
                 return
             force = True
         self.window.banner.hide()
-        await self.client.request("models.load", model=model, force=force)
+        given = {"ctx": decision.ctx} if decision.ctx is not None else {}
+        await self.client.request("models.load", model=model, force=force, **given)
+
+    async def _fitting(self, model: str) -> fitting.Decision | None:
+        """How to load a model, by its estimate; where there is none, as it comes."""
+        try:
+            found = Estimate.model_validate(await self.client.request("models.estimate", model=model))
+        except TokenglassError:  # what is wrong with it, the load says
+            return fitting.Decision()
+        if found.fits != "no":
+            return fitting.Decision()
+        return await fitting.ask(self.window, self._names.get(model, model), found)
+
+    async def _unload(self) -> None:
+        """Free the model's memory; where generations run, ask first."""
+        force = False
+        if self.engine.busy:
+            answer = await dialogs.ask(
+                self.window,
+                "Unload the model",
+                "Answers are being written.",
+                ("Stop them and unload", "Keep the model"),
+                detail="They end where they are; what is written stays in the chat.",
+            )
+            if answer != "Stop them and unload":
+                return
+            force = True
+        await self.client.request("models.unload", force=force)
 
     def restart_engine(self) -> None:
         """Load the present model again."""

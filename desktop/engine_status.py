@@ -46,6 +46,8 @@ class EngineStatus:
         self.epoch = int(engine.get("epoch", 0))
         self.error = ErrorInfo.model_validate(engine["error"]) if engine.get("error") else None
         self.model = ModelInfo.model_validate(snapshot["model"]) if snapshot.get("model") else None
+        if self.state == "stopped" and self.model is None:
+            self.state = "no_model"
         loading = snapshot.get("loading")
         self.loading_model = loading["model"] if loading else None
         self.progress = loading["progress"] if loading else 0.0
@@ -66,8 +68,8 @@ class EngineStatus:
                 self.state, self.loading_model, self.progress = "loading", event.model, event.progress
             case ModelLoaded():
                 self.state, self.model, self.loading_model, self.error = "ready", event.info, None, None
-            case ModelUnloaded():
-                self.model = None
+            case ModelUnloaded():  # where another is to come, that is the next event
+                self.state, self.model, self.error = "no_model", None, None
             case ModelFailed():
                 self.state, self.model, self.loading_model, self.error = "failed", None, None, event.error
             case EngineExited():
@@ -97,7 +99,7 @@ class EngineStatus:
         elif not event.expected:
             self.state = "failed"
             self.error = event.error
-        elif self.state != "failed":
+        elif self.state not in ("failed", "no_model"):
             self.state = "stopped"
 
     @property

@@ -205,6 +205,7 @@ class TopBar(QWidget):
     modelMenuRequested = Signal()
     modelChosen = Signal(str)
     openFileRequested = Signal()
+    unloadRequested = Signal()
     samplingChanged = Signal(dict)
     themeChosen = Signal(str)
     panelToggled = Signal(bool)
@@ -311,6 +312,10 @@ class TopBar(QWidget):
             )
         self.menu.addSeparator()
         self.menu.addAction("    Open GGUF file…").triggered.connect(self.openFileRequested)
+        if loaded is not None:
+            unload = self.menu.addAction("    Unload the model")
+            unload.setToolTip("Frees its memory")
+            unload.triggered.connect(self.unloadRequested)
         self.menu.popup(self.model_button.mapToGlobal(QPoint(0, self.model_button.height() + 4)))
 
     def _sampling_changed(self, values: dict[str, Any]) -> None:
