@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from itertools import pairwise
 from pathlib import Path
@@ -61,6 +62,8 @@ class Wire:
     def __init__(self, connection: ClientConnection) -> None:
         self.connection = connection
         self.frames: list[Frame] = []
+        self.arrived: list[float] = []
+        """When each of them came in (monotonic seconds)."""
         self._last_id = 0
         self._news = asyncio.Event()
         self.closed = False
@@ -70,6 +73,7 @@ class Wire:
         with contextlib.suppress(ConnectionClosed):
             async for frame in self.connection:
                 assert isinstance(frame, str)
+                self.arrived.append(time.monotonic())
                 self.frames.append(json.loads(frame))
                 self._news.set()
         self.closed = True

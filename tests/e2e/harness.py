@@ -113,11 +113,13 @@ class Serve:
 
 
 @contextlib.contextmanager
-def serve(home: Path, model: str | None = "fake:", *options: str) -> Iterator[Serve]:
+def serve(
+    home: Path, model: str | None = "fake:", *options: str, program: tuple[str, ...] = ("-m", "desktop")
+) -> Iterator[Serve]:
     """The app without a window on any free port; ended with SIGTERM if it still runs."""
     chosen = [] if model is None else ["--model", model]
     with subprocess.Popen(
-        [sys.executable, "-m", "desktop", "serve", "--home", str(home), "--port", "0", *chosen, *options],
+        [sys.executable, *program, "serve", "--home", str(home), "--port", "0", *chosen, *options],
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
