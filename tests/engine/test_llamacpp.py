@@ -178,6 +178,13 @@ def test_what_is_told_of_the_context_is_what_llama_cpp_has(starter_model: Path) 
     chosen.close()
 
 
+def test_a_load_can_be_stopped(starter_model: Path) -> None:
+    config = WorkerConfig(model_id="m", model_path=str(starter_model))
+    with pytest.raises(TokenglassError) as caught:
+        llamacpp.load(config, lambda done: done < 0.3)
+    assert caught.value.code == "load_cancelled"
+
+
 def test_a_full_cache_is_an_error_and_harms_nobody(starter_model: Path) -> None:
     backend = load(starter_model, n_slots=3, n_kv=256, n_batch=256)
     tokens = backend.tokenize("A prompt for the first of three.", add_special=True, parse_special=True)

@@ -131,13 +131,24 @@ def _load(config: WorkerConfig, progress: LoadProgress) -> LlamaBackend:
 def _load_model(config: WorkerConfig, n_gpu_layers: int, progress: LoadProgress, architecture: str) -> Any:
     params = lib.llama_model_default_params()
     params.n_gpu_layers = n_gpu_layers
-    callback = lib.llama_progress_callback(lambda done, _: progress(done))
+    stopped = False
+
+    def on_progress(done: float, _: ctypes.c_void_p) -> bool:
+        nonlocal stopped
+        stopped = not progress(done)
+        return not stopped
+
+    callback = lib.llama_progress_callback(on_progress)
     params.progress_callback = callback
     n_devices = lib.llama_max_devices()
     split = (ctypes.c_float * n_devices)(*config.tensor_split[:n_devices])
     if config.tensor_split:
         params.tensor_split = split
     model = lib.llama_model_load_from_file(os.fsencode(config.model_path), params)
+    if stopped:
+        if model:
+            lib.llama_model_free(model)
+        raise TokenglassError("load_cancelled", "the load was stopped")
     if not model:
         raise _load_error(architecture)
     return model
