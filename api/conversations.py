@@ -246,13 +246,16 @@ class Conversations:
         leaf = row["parent_id"] if row["role"] == "assistant" else message_id
         branch = _branch(self._parents(row["conversation_id"]), leaf)
         messages = [ChatMessage(role="system", content=row["system"])] if row["system"] else []
-        for key, role, content, stored in self._db.execute(
-            "SELECT id, role, content, tool_calls FROM message WHERE conversation_id = ? ORDER BY number",
+        for key, role, content, why, stored in self._db.execute(
+            "SELECT id, role, content, reasoning, tool_calls FROM message"
+            " WHERE conversation_id = ? ORDER BY number",
             (row["conversation_id"],),
         ):
             if key in branch:
                 calls = [ToolCall.model_validate(call) for call in _load(stored)]
-                messages.append(ChatMessage(role=role, content=content, tool_calls=calls or None))
+                messages.append(
+                    ChatMessage(role=role, content=content, reasoning=why or None, tool_calls=calls or None)
+                )
         return messages
 
     def write(self, texts: dict[str, tuple[str, str, bool]]) -> None:

@@ -125,6 +125,20 @@ def test_variants_and_the_remembered_branch(path: Path) -> None:
     run(path, body)
 
 
+def test_the_model_hears_its_own_thoughts_and_calls_again(path: Path) -> None:
+    async def body(history: History) -> None:
+        key = (await history.create())["id"]
+        await history.add_turn(key, "q", "g1", "m")
+        call = ToolCall(id="t", name="clock", arguments="{}")
+        await history.finish(finished("g1", "one", tool_calls=[call], reasoning="hmm"))
+        later, _ = await history.add_turn(key, "more", "g2", "m")
+        question, answer, more = await history.prompt_messages(later["id"])
+        assert (question.reasoning, more.reasoning) == (None, None)
+        assert (answer.content, answer.reasoning, answer.tool_calls) == ("one", "hmm", [call])
+
+    run(path, body)
+
+
 def test_errors(path: Path) -> None:
     async def code(call: Awaitable[object]) -> str:
         with pytest.raises(TokenglassError) as caught:
