@@ -311,7 +311,6 @@ NOT_BUILT = frozenset(
         "conversations.export",
         "conversations.import",
         "publish",
-        "embed",
     )
 )
 """Commands of the contract that answer `not_implemented`."""

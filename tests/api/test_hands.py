@@ -1,6 +1,8 @@
 """Hands on a running generation through the API: a real worker with the fake model behind a real socket."""
 
 import asyncio
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -487,5 +489,59 @@ def test_state_at_the_end_is_what_the_worker_says(tmp_path: Path) -> None:
             for state, finished in ends:
                 assert state["text"] == finished.text
                 assert state["completion_tokens"] == finished.usage.completion_tokens == 50
+
+    run(test())
+
+
+# ---- embeddings
+
+
+def length(vector: list[float]) -> float:
+    return sum(value * value for value in vector)
+
+
+def test_embeddings(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with app(tmp_path, "fake:embedding=1,load_ms=300") as core, client(core) as wire:
+            waiting = await wire.send("embed", input="river")  # there is no worker yet
+            one = (await wire.reply(waiting))["result"]
+            assert one["model"] == core.supervisor.model_id
+            assert one["prompt_tokens"] > 0
+            many = await wire.command("embed", input=["glass", "river"])
+            assert many["embeddings"][1] == pytest.approx(one["embeddings"][0])
+            assert many["embeddings"][0] != many["embeddings"][1]
+            assert [length(vector) for vector in many["embeddings"]] == pytest.approx([1, 1])
+            assert many["prompt_tokens"] > one["prompt_tokens"]
+            for wrong in ([], ["x"] * 2049, [7], None):
+                with pytest.raises(CommandError, match="invalid_argument") as caught:
+                    await wire.command("embed", input=wrong)
+                assert caught.value.error["path"].startswith("input")
+            with pytest.raises(CommandError, match="context_overflow"):
+                await wire.command("embed", input="river " * 5000)
+
+    run(test())
+
+
+def test_embeddings_without_a_model(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with app(tmp_path, PLAIN) as core, client(core) as wire:
+            await wire.command("models.unload")
+            with pytest.raises(CommandError, match="no_model"):
+                await wire.command("embed", input="river")
+
+    run(test())
+
+
+def test_embeddings_that_die_with_their_worker(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with app(tmp_path, "fake:embedding=1") as core, client(core) as wire:
+            await wire.command("embed", input="river")
+            assert core.supervisor.worker_pid is not None
+            os.kill(core.supervisor.worker_pid, signal.SIGSTOP)
+            asked = await wire.send("embed", input="glass")
+            await eventually(lambda: len(core.supervisor._generations._embeds) == 1)
+            os.kill(core.supervisor.worker_pid, signal.SIGKILL)
+            assert (await wire.reply(asked))["error"]["code"] == "engine_lost"
+            assert len((await wire.command("embed", input="glass"))["embeddings"]) == 1
 
     run(test())
