@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from engine.backend import Batch, Sampled, Sampler, SamplerSpec
-from engine.backends.llamacpp.candidates import Logits
+from engine.backends.llamacpp.candidates import Logits, likeliest
 from engine.backends.llamacpp.embedder import N_SEQUENCES, Embedder, set_up_for_embeddings
 from engine.backends.llamacpp.library import lib
 from engine.backends.llamacpp.sampler import LlamaSampler, Vocab
@@ -125,9 +125,9 @@ class LlamaBackend:
         top: tuple[tuple[int, float], ...] = ()
         if sampler.n_logprobs > 0:
             n = min(sampler.n_logprobs, self._n_vocab)
-            likeliest = np.argpartition(logits, -n)[-n:]
-            likeliest = likeliest[np.argsort(logits[likeliest])[::-1]]
-            top = tuple((int(i), float(logits[i]) - total) for i in likeliest)
+            ids = likeliest(logits, n)
+            ids = ids[np.argsort(-logits[ids], kind="stable")][:n]  # of level ones the first, as greedy does
+            top = tuple((int(i), float(logits[i]) - total) for i in ids)
         return Sampled(token, float(logits[token]) - total, top)
 
     def _row(self, index: int) -> Logits:
