@@ -8,7 +8,7 @@ import random
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -16,7 +16,10 @@ from api import generations as generations_module
 from api import supervisor as supervisor_module
 from api import watchdog
 from api.core import Core
+from engine.replies import Message, PromptReady
+from engine.types import Resume, Token
 from tests.api.harness import CommandError, Frame, Wire, app, client, eventually, run
+from tests.engine.test_equality import QUESTIONS, Answer, Comparison
 
 PACE = "fake:tokens=120,delay_ms=4"
 SEEDED = {"temperature": 0.8, "seed": 11}
@@ -609,5 +612,66 @@ def test_giving_up_ends_everything_with_what_it_had(tmp_path: Path, monkeypatch:
                 assert (await wire.finished(branch))["error"]["code"] == "engine_failed"
             with pytest.raises(CommandError, match="engine_failed"):
                 await wire.generate()
+
+    run(test())
+
+
+@pytest.mark.real
+def test_the_starter_goes_on_where_it_was_cut(tmp_path: Path, starter_model: Path) -> None:
+    """The next worker is given exactly what was delivered; where greedy texts part, two tokens are level."""
+    greedy = {"sampling": {"temperature": 0}, "logprobs": 8, "max_tokens": 60}
+    prompts: dict[str, list[int]] = {}
+    sent: dict[str, Resume] = {}
+
+    def answer(prompt: list[int], got: list[Frame]) -> Answer:
+        return Answer(prompt, [cast(Token, token) for token in got])
+
+    def listen(core: Core) -> None:
+        generations = core.supervisor._generations
+        take, send = generations.take, generations._send
+
+        def taken(message: Message) -> bool:
+            if isinstance(message, PromptReady):
+                prompts[message.generation_id] = message.prompt_tokens
+            return take(message)
+
+        def sending(worker: Any, active: Any) -> None:
+            resume = active.to_send().resume
+            if resume is not None:
+                sent[active.generation_id] = resume
+            send(worker, active)
+
+        generations.take = taken  # type: ignore[method-assign]
+        generations._send = sending  # type: ignore[method-assign]
+
+    async def test() -> None:
+        comparison = Comparison()
+        async with app(tmp_path, str(starter_model)) as core, client(core) as wire:
+            listen(core)
+            calm = {}
+            for question in QUESTIONS:
+                generation = await wire.generate(question, **greedy)
+                finished = await wire.finished(generation)
+                if finished["usage"]["completion_tokens"] > 25:
+                    calm[question] = answer(prompts[generation], tokens(wire, generation))
+            for number, question in enumerate(list(calm)[:6]):
+                core.supervisor._deaths.clear()  # or the app would give up: six deaths are many
+                generation = await wire.generate(question, **greedy)
+                await eventually(lambda: len(wire.indices(generation)) > 2 * number)  # noqa: B023
+                kill(core)
+                finished = await wire.finished(generation)
+                assert finished["error"] is None
+                got = tokens(wire, generation)
+                assert [token["index"] for token in got] == list(range(len(got)))
+                if generation in sent:  # else it had ended before the kill
+                    resume = sent[generation]
+                    recovered = await wire.event("generation.recovered", generation_id=generation)
+                    assert resume.prompt_tokens == prompts[generation] == calm[question].prompt
+                    assert len(resume.tokens) == resume.n_drawn == recovered["at_token"]
+                    assert resume.tokens == [token["id"] for token in got[: len(resume.tokens)]]
+                    assert resume.times == [token["t"] for token in got[: len(resume.tokens)]]
+                comparison.add(calm[question], answer(prompts[generation], got))
+        assert sent
+        comparison.check(f"{len(sent)} times killed in mid-answer")
 
     run(test())
