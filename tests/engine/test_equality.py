@@ -27,6 +27,8 @@ from engine.types import ChatMessage, Resume, SamplingParams, Token, WorkerConfi
 
 N_TOKENS = 48
 N_TOP = 8
+N_BATCH = 2048
+"""Four prompts in the first step, so that four decode together to the end."""
 CUTS = (1, 7, 20, 33)
 # long enough for llama.cpp's routines for many rows to be used
 SYSTEM = "You are a small model that runs on the user's own computer. " * 8
@@ -193,13 +195,15 @@ class Comparison:
 
 
 def fake_backend() -> tuple[Backend, WorkerConfig]:
-    config = WorkerConfig(model_id="fake", model_path="fake:", n_slots=4)
+    config = WorkerConfig(model_id="fake", model_path="fake:", n_slots=4, n_batch=N_BATCH)
     return fake.load(config, lambda _: True), config
 
 
 @pytest.fixture(scope="module")
 def starter(starter_model: Path) -> Iterator[tuple[Backend, WorkerConfig]]:
-    config = WorkerConfig(model_id="starter", model_path=str(starter_model), n_slots=4, n_threads=1)
+    config = WorkerConfig(
+        model_id="starter", model_path=str(starter_model), n_slots=4, n_threads=1, n_batch=N_BATCH
+    )
     backend = llamacpp.load(config, lambda _: True)
     yield backend, config
     backend.close()
