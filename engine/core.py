@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from engine.backend import Backend, Sampled
 from engine.commands import Control
-from engine.errors import TokenglassError
+from engine.errors import ErrorInfo, TokenglassError
 from engine.events import Event, GenerationPaused, PromptProgress, StepMetrics
 from engine.generation import Generation
 from engine.hands import Hands
@@ -24,6 +24,9 @@ from engine.scheduler import Plan
 from engine.types import WorkerConfig
 
 __all__ = ["EngineCore", "Prepared"]
+
+_Sample = tuple[Generation, Sampled | ErrorInfo, float]
+"""What was chosen, or why nothing could be, and when."""
 
 
 class EngineCore:
@@ -93,7 +96,8 @@ class EngineCore:
         # schedule
         if self._scheduler.waiting:
             roster.admit(messages, deltas, finished)
-        plan = self._scheduler.plan(self._rations.stalled(deltas, finished))
+        stalled = self._rations.stalled(deltas, finished)
+        plan = self._scheduler.plan(stalled, self._drafts() if roster.guessing else None)
         if not plan.slots:
             return [*messages, *deltas, *finished]
         planned = clock()
@@ -109,11 +113,12 @@ class EngineCore:
                 roster.finish(self._by_slot[slot.id], "error", deltas, finished, error.info)
             return [*messages, *deltas, *finished]
         decoded = clock()
+        self._scheduler.pace.observe(plan.decode_tokens, plan.prefill_tokens, (decoded - planned) * 1000)
         self._advance(plan, decoded, messages)
         self._take_cancels(deltas, finished)
 
         # sample
-        samples = self._sample(plan, deltas, finished)
+        samples, n_accepted = self._sample(plan)
         sampled = clock()
 
         # emit
@@ -132,6 +137,8 @@ class EngineCore:
             kv_used=cells.used,
             kv_total=cells.total,
             waiting=roster.waiting,
+            draft_tokens=sum(map(len, plan.drafts.values())) if plan.drafts else 0,
+            accepted_tokens=n_accepted,
         )
         messages += deltas
         messages += finished
@@ -164,34 +171,76 @@ class EngineCore:
             generation.tells_progress = done < total
             messages.append(PromptProgress(t=t, generation_id=generation.id, done=done, total=total))
 
-    def _sample(
-        self, plan: Plan, deltas: list[Event], finished: list[Event]
-    ) -> list[tuple[Generation, Sampled, float]]:
-        """A token for each generation whose tokens are all computed."""
-        samples = []
-        end = 0
+    def _drafts(self) -> dict[int, list[int]]:
+        """Guesses of what comes next, by slot id, as far as there are cells for them."""
+        drafts: dict[int, list[int]] = {}
+        room = self._rations.room
+        for slot_id, generation in self._roster.guessing.items():
+            slot = generation.slot
+            if room > 0 and slot is not None and slot.missing == 1 and not slot.paused:
+                drafts[slot_id] = draft = generation.draft(self._roster.limit)[:room]
+                room -= len(draft)
+        return drafts
+
+    def _sample(self, plan: Plan) -> tuple[list[_Sample], int]:
+        """What comes next in each generation whose tokens are all computed; how many guesses were right."""
+        samples: list[_Sample] = []
+        n_accepted = end = 0
+        sample, clock = self._backend.sample, self._clock
         for slot, count in zip(plan.slots, plan.counts, strict=True):
-            end += count
+            start, end = end, end + count
             generation = self._by_slot.get(slot.id)
-            if generation is None or slot.missing:  # cancelled meanwhile, or not caught up yet
+            if generation is None or slot.missing > 0:  # cancelled meanwhile, or not caught up yet
                 continue
             assert generation.sampler is not None
             try:
-                sample = self._backend.sample(generation.sampler, end - 1)
+                if slot.id in plan.drafts:
+                    n_accepted += self._check_draft(generation, plan.drafts[slot.id], start, samples)
+                else:
+                    samples.append((generation, sample(generation.sampler, end - 1), clock()))
             except TokenglassError as error:
-                self._roster.finish(generation, "error", deltas, finished, error.info)
-                continue
+                samples.append((generation, error.info, clock()))
+        return samples, n_accepted
+
+    def _check_draft(
+        self, generation: Generation, draft: list[int], start: int, samples: list[_Sample]
+    ) -> int:
+        """Sample after the last token and after each guess as long as they are what the model chooses too.
+
+        So the tokens are those that it would have chosen one by one. What was guessed wrong is forgotten.
+        """
+        assert generation.sampler is not None
+        assert generation.slot is not None
+        n_tokens, accepted = len(generation.tokens), 0
+        generation.draft_tokens += len(draft)
+        for i in range(len(draft) + 1):
+            sample = self._backend.sample(generation.sampler, start + i)
             samples.append((generation, sample, self._clock()))
-        return samples
+            if i == len(draft) or sample.token != draft[i] or self._is_eog(sample.token):
+                break
+            accepted += 1
+        generation.accepted_tokens += accepted
+        self._slots.cut(generation.slot, n_tokens + accepted)
+        return accepted
 
     def _emit(
-        self, generation: Generation, sample: Sampled, t: float, deltas: list[Event], finished: list[Event]
+        self,
+        generation: Generation,
+        sample: Sampled | ErrorInfo,
+        t: float,
+        deltas: list[Event],
+        finished: list[Event],
     ) -> None:
         """Deliver one token and see whether it was the last.
 
         An end-of-generation token is neither delivered nor counted, so that `completion_tokens` is the
         number of tokens that a client has seen (llama-server counts it).
         """
+        if generation.ended:  # by a token before, where several were sampled
+            return
+        if isinstance(sample, ErrorInfo):
+            self._roster.finish(generation, "error", deltas, finished, sample)
+            return
         if self._is_eog(sample.token):
             self._roster.finish(generation, "stop", deltas, finished)
             return

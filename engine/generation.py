@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from engine.backend import Backend, Sampled, Sampler, SamplerSpec
 from engine.detokenize import PieceCache
 from engine.events import Event
+from engine.lookup import Lookup
 from engine.output import Output
 from engine.prepared import Prepared
 from engine.slots import Slot
@@ -23,10 +24,14 @@ class Generation:
         "_n_drawn",
         "_n_told",
         "_pieces",
+        "accepted_tokens",
         "cached",
         "command",
+        "draft_tokens",
+        "ended",
         "id",
         "injected",
+        "lookup",
         "marks",
         "max_tokens",
         "n_prompt",
@@ -66,6 +71,10 @@ class Generation:
         """Tokens until it pauses again, where it was told to step."""
         self.cached = 0
         """Prompt tokens that needn't be computed."""
+        self.lookup: Lookup | None = None
+        """While it has a slot, where guesses are asked for."""
+        self.draft_tokens = self.accepted_tokens = 0
+        self.ended = False
         self.tells_progress = False
         """Its prompt takes more than one step."""
         self.untold: list[Event] = []
@@ -85,6 +94,7 @@ class Generation:
             self.marks.times.extend(resume.times)
             self.cached = resume.cached_tokens
             self.paused = resume.paused
+            self.draft_tokens, self.accepted_tokens = resume.draft_tokens, resume.accepted_tokens
             self._n_drawn = resume.n_drawn
             self._n_told = n_told
             for token in resume.tokens[n_told:]:
@@ -146,6 +156,15 @@ class Generation:
         self.marks.times.append(t)
         self.output.push(sampled, t, events, injected=injected)
 
+    def draft(self, limit: int) -> list[int]:
+        """Guesses of the next tokens; they and one more fit into `limit`, `max_tokens` and its steps."""
+        assert self.lookup is not None
+        self.lookup.add(self.tokens[len(self.lookup) :])
+        left = min(self.max_tokens - self.n_tokens, limit - len(self.tokens))
+        if self.steps_left is not None:
+            left = min(left, self.steps_left)
+        return self.lookup.propose(min(self.command.prompt_lookup_num_tokens, left - 1))
+
     def start(self, slot: Slot, sampler: Sampler, t: float) -> None:
         """A slot has taken it."""
         self.slot, self.sampler = slot, sampler
@@ -166,6 +185,8 @@ class Generation:
         removed = self.n_tokens - n_tokens
         del self.tokens[len(self.tokens) - removed :], times[max(0, len(times) - removed) :]
         self.injected = {index for index in self.injected if index < n_tokens}
+        if self.lookup is not None:
+            self.lookup.rewind(min(len(self.lookup), len(self.tokens)))
         completion = self.completion
         self.output = Output(self.prepared, self._pieces)
         self.output.replay(completion[: self._n_told], self.injected)

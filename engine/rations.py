@@ -21,8 +21,14 @@ class Rations:
         self._cells = roster.slots.cells
         info = roster.backend.info
         self._scarce = self._cells.total < info.n_slots * info.n_ctx
+        self._dealt = 0
         self._spare = self._cells.total // 64
         """Cells to be left for those who decode when a younger one begins to be computed."""
+
+    @property
+    def room(self) -> int:
+        """Cells that are left in this step for guesses."""
+        return self._cells.free - self._dealt
 
     def stalled(self, deltas: list[Event], finished: list[Event]) -> list[Slot]:
         """Who can't get the cells that it misses, and waits; somebody always goes on, where anybody could.
@@ -66,6 +72,7 @@ class Rations:
             else:
                 stalled.append(slot)
                 prompt_waits = prompt_waits or missing > 1
+        self._dealt = dealt
         return stalled
 
     def _preempt(self, oldest: Slot) -> bool:

@@ -11,6 +11,7 @@ from engine.detokenize import PieceCache
 from engine.errors import ErrorInfo, TokenglassError
 from engine.events import Event, GenerationFinished, GenerationRecovered, GenerationStarted
 from engine.generation import Generation
+from engine.lookup import Lookup
 from engine.prefix import prefix_break
 from engine.prepared import Prepared
 from engine.replies import Message, PromptReady
@@ -34,6 +35,8 @@ class Roster:
         self.is_eog = cache(backend.is_eog)
         self.by_id: dict[str, Generation] = {}
         self.by_slot: dict[int, Generation] = {}
+        self.guessing: dict[int, Generation] = {}
+        """By slot id, those whose next tokens are guessed."""
         self._last: dict[int, Generation] = {}
         """By slot id: whose tokens the slot has."""
         self.limit = min(backend.info.n_ctx, self.slots.cells.total)
@@ -103,6 +106,9 @@ class Roster:
             self.by_slot[slot.id] = self._last[slot.id] = generation
             t = self.clock()
             generation.start(slot, sampler, t)
+            if generation.command.prompt_lookup_num_tokens > 0 and not self.backend.info.recurrent:
+                generation.lookup = Lookup(generation.tokens)
+                self.guessing[slot.id] = generation
             self._tell_start(generation, slot.computed, broken, t, messages)
             deltas += generation.untold
             generation.untold.clear()
@@ -181,12 +187,14 @@ class Roster:
         """End a generation wherever it is. After an error its KV cache isn't trusted any more."""
         t = self.clock()
         output, slot = generation.output, generation.slot
+        generation.ended = True
         deltas += generation.untold
         output.finish(t, deltas)
         if slot is not None:
             assert generation.sampler is not None
             generation.sampler.close()
             del self.by_slot[slot.id]
+            self.guessing.pop(slot.id, None)
             self.scheduler.running.remove(slot)
             self.slots.release(slot, forget=error is not None)
         elif generation.id in self.by_id:
@@ -206,6 +214,8 @@ class Roster:
                     prompt_tokens=generation.n_prompt,
                     cached_tokens=generation.cached,
                     completion_tokens=output.n_tokens,
+                    draft_tokens=generation.draft_tokens,
+                    accepted_tokens=generation.accepted_tokens,
                 ),
                 timings=generation.marks.timings(),
                 error=error,

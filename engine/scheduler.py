@@ -3,18 +3,19 @@
 There is no prefill phase and no decode phase: each busy slot has computed tokens that must catch up with
 all its tokens, and each step has one token budget. Slots that miss one token (they decode) come first; then
 those that miss more (prompts, and what was edited) in the order of their arrival, in chunks that fill the
-rest of the budget.
+rest of the budget, as far as that keeps decoding smooth (`engine.pace`).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from operator import attrgetter
 
 from engine.backend import Batch
 from engine.generation import Generation
+from engine.pace import Pace
 from engine.slots import Slot
 
 
@@ -27,8 +28,11 @@ class Plan:
     """Those with tokens in the batch."""
     counts: list[int]
     """How many, slot by slot."""
+    drafts: dict[int, list[int]] = field(default_factory=dict)
+    """By slot id: guessed tokens that stand in the batch after the slot's last one."""
     prefill_tokens: int = 0
     decode_tokens: int = 0
+    """Guessed ones included."""
 
 
 _last_turn = attrgetter("last_turn")
@@ -39,6 +43,7 @@ class Scheduler:
 
     def __init__(self, n_batch: int, queue_limit: int) -> None:
         self.waiting: deque[Generation] = deque()
+        self.pace = Pace(n_batch)
         self.running: list[Slot] = []
         """Busy slots in the order in which they were taken."""
         self._n_batch = n_batch
@@ -61,8 +66,11 @@ class Scheduler:
         """Who gets the next free slot: the first that isn't held back by a pause."""
         return next((generation for generation in self.waiting if not generation.held), None)
 
-    def plan(self, stalled: Collection[Slot] = ()) -> Plan:
-        """The next batch; empty where no busy slot may go on, paused or `stalled` as they are."""
+    def plan(self, stalled: Collection[Slot] = (), drafts: Mapping[int, list[int]] | None = None) -> Plan:
+        """The next batch; empty where no busy slot may go on, paused or `stalled` as they are.
+
+        `drafts` are guesses by slot id, which are taken as far as the budget goes.
+        """
         decoding: list[Slot] = []
         prefilling: list[Slot] = []
         for slot in self.running:
@@ -75,15 +83,13 @@ class Scheduler:
         for slot in decoding:
             self._turn += 1
             slot.last_turn = self._turn
-        n = len(decoding)
-        batch = Batch(
-            [slot.tokens[-1] for slot in decoding],
-            [slot.computed for slot in decoding],
-            [slot.id for slot in decoding],
-            [True] * n,
-        )
-        plan = Plan(batch, decoding, [1] * n, decode_tokens=n)
-        budget -= n
+        if drafts:
+            plan = _plan_with_drafts(decoding, drafts, for_decoding - len(decoding))
+        else:
+            plan = _plan(decoding)
+        budget -= plan.decode_tokens
+        if prefilling:
+            budget = min(budget, self.pace.allowance(plan.decode_tokens))
         for slot in prefilling:
             if budget == 0:
                 break
@@ -91,6 +97,37 @@ class Scheduler:
             _append_chunk(plan, slot, count)
             budget -= count
         return plan
+
+
+def _plan(decoding: list[Slot]) -> Plan:
+    """A token for each."""
+    n = len(decoding)
+    batch = Batch(
+        [slot.tokens[-1] for slot in decoding],
+        [slot.computed for slot in decoding],
+        [slot.id for slot in decoding],
+        [True] * n,
+    )
+    return Plan(batch, decoding, [1] * n, decode_tokens=n)
+
+
+def _plan_with_drafts(decoding: list[Slot], drafts: Mapping[int, list[int]], room: int) -> Plan:
+    """A token for each, and what is guessed to come after it; the logits of all are wanted."""
+    plan = Plan(Batch([], [], [], []), decoding, [])
+    batch = plan.batch
+    for slot in decoding:
+        draft = drafts.get(slot.id, [])[:room]
+        if draft:
+            plan.drafts[slot.id] = draft
+            room -= len(draft)
+        count = 1 + len(draft)
+        batch.tokens += (slot.tokens[-1], *draft)
+        batch.positions += range(slot.computed, slot.computed + count)
+        batch.sequences += [slot.id] * count
+        batch.wants_logits += [True] * count
+        plan.counts.append(count)
+        plan.decode_tokens += count
+    return plan
 
 
 def _append_chunk(plan: Plan, slot: Slot, count: int) -> None:

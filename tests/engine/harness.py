@@ -203,6 +203,7 @@ class Bench:
         stop: tuple[str, ...] = (),
         logprobs: int | None = None,
         tools: bool = False,
+        lookup: int = 0,
     ) -> str:
         name = name or f"g{len(self.records)}"
         command = Generate(
@@ -216,6 +217,7 @@ class Bench:
             stop=list(stop),
             logprobs=logprobs,
             tools=[CLOCK_TOOL] if tools else [],
+            prompt_lookup_num_tokens=lookup,
         )
         tokens = self.backend.tokenize(prompt, add_special=True, parse_special=True)
         self.records[name] = Record(command, tokens, seed=seed, sampling=command.sampling)
@@ -393,6 +395,7 @@ class Bench:
         assert metrics.batch_size == len(set(batch.sequences))
         assert metrics.kv_used == self.backend.cells_used
         assert metrics.kv_used <= metrics.kv_total == self.backend.info.n_kv
+        assert 0 <= metrics.accepted_tokens <= metrics.draft_tokens <= metrics.decode_tokens
         assert metrics.waiting == self.core.waiting
         assert min(metrics.pre_ms, metrics.decode_ms, metrics.sample_ms, metrics.emit_ms) >= 0
 
@@ -483,6 +486,8 @@ class Bench:
         assert event.usage.prompt_tokens == record.n_prompt
         if record.started and not record.recovered:
             assert event.usage.cached_tokens == record.started.cached_tokens
+        assert event.usage.accepted_tokens <= event.usage.draft_tokens
+        assert not event.usage.draft_tokens or record.command.prompt_lookup_num_tokens
         assert (event.error is not None) == (event.finish_reason == "error")
         times = [token["t"] for token in record.tokens]
         timings = event.timings

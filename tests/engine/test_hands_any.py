@@ -27,6 +27,7 @@ SPECS = (
     "fake:tokens=30,recurrent=1",
     "fake:tokens=40,bytes=1",
     "fake:nan_after=25",
+    f"fake:script={quote(' the river and the light' * 9, safe='')}",
     f"fake:script={quote(f'the e {CALL} a 水 the', safe='')},bytes=1",
 )
 PROMPTS = ("", "the river ", "the river and the stone and the light of the window ", "水 naïve ")
@@ -75,7 +76,7 @@ class HandsMachine(RuleBasedStateMachine):
         self.bench = Bench(
             spec, n_slots=n_slots, n_ctx=n_ctx, n_batch=n_batch, queue_limit=queue_limit, n_kv=n_kv
         )
-        self.bench.add("the stone")
+        self.bench.add("the stone", lookup=3)
 
     @rule(
         prompt=st.sampled_from(PROMPTS),
@@ -83,9 +84,18 @@ class HandsMachine(RuleBasedStateMachine):
         stop=st.sampled_from(STOPS),
         max_tokens=st.sampled_from((None, 1, 12)),
         tools=st.booleans(),
+        lookup=st.sampled_from((0, 1, 4, 9)),
     )
-    def add(self, prompt: str, seed: int, stop: tuple[str, ...], max_tokens: int | None, tools: bool) -> None:
-        self.bench.add(prompt, seed=seed, stop=stop, max_tokens=max_tokens, tools=tools)
+    def add(
+        self,
+        prompt: str,
+        seed: int,
+        stop: tuple[str, ...],
+        max_tokens: int | None,
+        tools: bool,
+        lookup: int,
+    ) -> None:
+        self.bench.add(prompt, seed=seed, stop=stop, max_tokens=max_tokens, tools=tools, lookup=lookup)
 
     @rule(n=st.integers(1, 12))
     def steps(self, n: int) -> None:
@@ -183,7 +193,7 @@ class HandsMachine(RuleBasedStateMachine):
         other = undisturbed(
             self.spec,
             self.n_ctx,
-            record.command.model_copy(update={"resume": None}).model_dump_json(),
+            record.command.model_copy(update={"prompt_lookup_num_tokens": 0}).model_dump_json(),
             record.at_last_hand().model_dump_json(),
             record.sampling.model_dump_json(),
         )

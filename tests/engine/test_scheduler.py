@@ -10,6 +10,7 @@ from engine.backends import fake
 from engine.commands import Generate
 from engine.detokenize import PieceCache
 from engine.generation import Generation
+from engine.pace import Pace
 from engine.prepared import Prepared
 from engine.scheduler import Plan, Scheduler
 from engine.slots import Slot, Slots
@@ -25,6 +26,13 @@ def waiting(name: str, *, paused: bool = False) -> Generation:
     return generation
 
 
+class Unhurried(Pace):
+    """Lets prompts have all that the budget leaves."""
+
+    def allowance(self, n_decode: int) -> int:
+        return 10_000
+
+
 class Bench:
     """A scheduler with its slots, and an imagined backend that samples token 7 each time."""
 
@@ -34,6 +42,7 @@ class Bench:
         )
         self.slots = Slots(self.backend)
         self.scheduler = Scheduler(n_batch, queue_limit=2)
+        self.scheduler.pace = Unhurried(n_batch)
         self.n_started = 0
 
     def start(self, n_prompt: int, computed: int = 0) -> int:
