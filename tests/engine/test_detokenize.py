@@ -23,6 +23,17 @@ def test_bytes_are_withheld_until_the_character_is_whole() -> None:
     assert feed([b"a\xf0\x9f", b"\x8c", b"\xb1b", b"c"]) == ["a", "", "🌱b", "c", ""]
 
 
+def test_control_tokens_have_no_text_but_for_those_shown() -> None:
+    def piece(token: int, *, special: bool = False) -> bytes:
+        return b"<|%d|>" % token if special else b""
+
+    pieces = PieceCache(piece)
+    assert Detokenizer(pieces).push(1) == ""
+    detokenizer = Detokenizer(pieces, frozenset({1}))
+    assert [detokenizer.push(token) for token in (1, 2, 1)] == ["<|1|>", "", "<|1|>"]
+    assert pieces.text(1) == ""
+
+
 def test_what_never_becomes_a_character_is_replaced() -> None:
     assert feed([b"a", b"\xf0\x9f"]) == ["a", "", "\ufffd"]
     assert feed([b"\xc3", b"x"]) == ["", "\ufffdx", ""]

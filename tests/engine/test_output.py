@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 from hypothesis import given
@@ -10,27 +11,40 @@ from hypothesis import strategies as st
 from engine.backend import Sampled
 from engine.commands import Generate
 from engine.detokenize import PieceCache
-from engine.events import Event, GenerationDelta, ToolCallDelta, ToolCallDone
+from engine.events import Event, GenerationDelta, ReasoningDelta, TokenEvent, ToolCallDelta, ToolCallDone
+from engine.formats import HERMES, Format
 from engine.output import Output
 from engine.prepared import Prepared
-from engine.types import Token, ToolCall
+from engine.types import Token, ToolCall, ToolChoice
 from tests.engine.harness import CLOCK_TOOL
 
 CALL = '<tool_call>{"name": "clock", "arguments": {"a": "é"}}</tool_call>'
 
 
-def feed(chunks: list[bytes], *, stop: list[str], tools: bool) -> tuple[Output, list[Event]]:
-    """Push one token for each chunk until the output has stopped, then finish."""
-    command = Generate(
+def _command(*, tools: bool, stop: Sequence[str] = (), tool_choice: ToolChoice = "auto") -> Generate:
+    return Generate(
         generation_id="g",
         received_t=0.0,
         client_id="c",
         origin="live",
         prompt="",
-        stop=stop,
+        stop=list(stop),
         tools=[CLOCK_TOOL] if tools else [],
+        tool_choice=tool_choice,
     )
-    output = Output(Prepared(command, []), PieceCache(chunks.__getitem__))
+
+
+def feed(
+    chunks: list[bytes],
+    *,
+    stop: list[str],
+    tools: bool,
+    form: Format | None = None,
+    reasoning_open: bool = False,
+) -> tuple[Output, list[Event]]:
+    """Push one token for each chunk until the output has stopped, then finish."""
+    prepared = Prepared(_command(stop=stop, tools=tools), [], format=form, reasoning_open=reasoning_open)
+    output = Output(prepared, PieceCache(chunks.__getitem__))
     events: list[Event] = []
     for i in range(len(chunks)):
         output.push(Sampled(i), float(i), events)
@@ -41,12 +55,7 @@ def feed(chunks: list[bytes], *, stop: list[str], tools: bool) -> tuple[Output, 
 
 
 def tokens_of(events: list[Event]) -> list[Token]:
-    return [
-        token
-        for event in events
-        if isinstance(event, GenerationDelta | ToolCallDelta)
-        for token in event.tokens
-    ]
+    return [token for event in events if isinstance(event, TokenEvent) for token in event.tokens]
 
 
 def test_a_plain_token_is_one_delta() -> None:
@@ -86,33 +95,86 @@ def test_tokens_of_the_tags_belong_to_the_call() -> None:
     assert [token["text"] for token in tokens_of(events)] == ["", '{"name": "clock"}', ""]
 
 
+def test_reasoning_has_deltas_and_a_text_of_its_own() -> None:
+    chunks = [b"<think>", b"\nHm", b", so.\n", b"</think>", b"\n\n", b"Hi.", b"\n"]
+    output, events = feed(chunks, stop=[], tools=False, form=HERMES)
+    assert (output.reasoning, output.text) == ("Hm, so.", "Hi.\n")
+    kinds = [type(event) for event in events]
+    assert kinds == [ReasoningDelta] * 4 + [GenerationDelta] * 3
+    assert [token["text"] for token in tokens_of(events)] == ["", "Hm", ", so.", "", "", "Hi.", "\n"]
+    assert "".join(event.text for event in events if isinstance(event, ReasoningDelta)) == "Hm, so."
+
+
+def test_tools_that_may_not_be_called_are_not_looked_for() -> None:
+    command = _command(tools=True, tool_choice="none")
+    output = Output(Prepared(command, [], format=HERMES), PieceCache([CALL.encode()].__getitem__))
+    output.push(Sampled(0), 0.0, [])
+    output.finish(1.0, [])
+    assert (output.text, output.tool_calls) == (CALL, [])
+
+
+def test_replay_brings_a_new_output_to_where_the_old_one_was() -> None:
+    chunks = [b"<think>", b"Hm.", b"</think>", b"So ", CALL[:20].encode(), CALL[20:].encode(), b"ok"]
+    for n in range(len(chunks) + 1):
+        events: list[Event] = []
+        output = Output(Prepared(_command(tools=True), [], format=HERMES), PieceCache(chunks.__getitem__))
+        output.replay(range(n))
+        for i in range(n, len(chunks)):
+            output.push(Sampled(i), 0.0, events)
+        output.finish(1.0, events)
+        assert (output.reasoning, output.text, len(output.tool_calls)) == ("Hm.", "Sook", 1)
+        assert [token["index"] for token in tokens_of(events)] == list(range(n, len(chunks)))
+
+
 @st.composite
 def _chunks(draw: st.DrawFn) -> list[bytes]:
     parts = st.sampled_from(
-        (CALL, "<tool_call>x</tool_call>", "<tool_call>", "stop", "st", " \n", "é🌱", "a")
+        (
+            CALL,
+            "<tool_call>x</tool_call>",
+            "<tool_call>",
+            "<think>",
+            "</think>",
+            "stop",
+            "st",
+            " \n",
+            "é🌱",
+            "a",
+        )
     )
     data = "".join(draw(st.lists(parts, max_size=6))).encode() + draw(st.binary(max_size=3))
     cuts = draw(st.lists(st.integers(0, len(data)), max_size=20))
     return [data[a:b] for a, b in pairwise([0, *sorted(cuts), len(data)])]
 
 
-@given(chunks=_chunks(), stop=st.sampled_from(([], ["stop"], ["op", "a"])), tools=st.booleans())
-def test_any_tokens(chunks: list[bytes], stop: list[str], tools: bool) -> None:
-    output, events = feed(chunks, stop=stop, tools=tools)
+@given(
+    chunks=_chunks(),
+    stop=st.sampled_from(([], ["stop"], ["op", "a"])),
+    tools=st.booleans(),
+    form=st.sampled_from((None, HERMES)),
+    reasoning_open=st.booleans(),
+)
+def test_any_tokens(
+    chunks: list[bytes], stop: list[str], tools: bool, form: Format | None, reasoning_open: bool
+) -> None:
+    output, events = feed(chunks, stop=stop, tools=tools, form=form, reasoning_open=reasoning_open)
     # each token once, in order
     tokens = tokens_of(events)
     assert [token["index"] for token in tokens] == list(range(output.n_tokens)) == [t["id"] for t in tokens]
     assert output.stopped or output.n_tokens == len(chunks)
     # what the events say is what the output says
     assert "".join(event.text for event in events if isinstance(event, GenerationDelta)) == output.text
+    reasoning = "".join(event.text for event in events if isinstance(event, ReasoningDelta))
+    assert reasoning == output.reasoning
     assert [event.call for event in events if isinstance(event, ToolCallDone)] == output.tool_calls
     for event in events:
-        if isinstance(event, GenerationDelta | ToolCallDelta) and event.tokens:
+        if isinstance(event, TokenEvent) and event.tokens:
             assert "".join(token["text"] for token in event.tokens) == event.text
     # and doesn't depend on the cuts
-    whole, _ = feed([b"".join(chunks)], stop=stop, tools=tools)
-    assert (output.text, output.tool_calls, output.stopped) == (whole.text, whole.tool_calls, whole.stopped)
-    if not tools:
+    whole, _ = feed([b"".join(chunks)], stop=stop, tools=tools, form=form, reasoning_open=reasoning_open)
+    assert (output.text, output.reasoning) == (whole.text, whole.reasoning)
+    assert (output.tool_calls, output.stopped) == (whole.tool_calls, whole.stopped)
+    if not tools and form is None:
         expected = b"".join(chunks).decode("utf-8", "replace")
         assert expected.startswith(output.text)
         assert output.stopped or output.text == expected
