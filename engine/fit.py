@@ -127,6 +127,7 @@ def sizes_of(config: WorkerConfig, n_ctx_train: int, *, embedding: bool = False)
     """The sizes that a configuration means for a model."""
     n_ctx = config.n_ctx or min(n_ctx_train or DEFAULT_CTX, DEFAULT_CTX)
     if embedding:  # whole inputs in one micro-batch, and nothing kept of them
+        n_ctx = min(n_ctx, n_ctx_train or n_ctx)
         return Sizes(n_ctx, 1, padded(n_ctx), padded(n_ctx))
     n_ubatch = min(config.n_ubatch or DEFAULT_UBATCH, config.n_batch)
     return Sizes(n_ctx, config.n_slots, padded(config.n_kv or n_ctx * config.n_slots), n_ubatch)
@@ -271,8 +272,8 @@ def demand(
             overhead += 0 if i == 0 else _overhead("gpu", correction)
         elif i == 0:  # embeddings and masks are made here all the same
             compute = 4 * sizes.n_ubatch * shape.n_embd + _masks(shape, sizes)
-        if i == 0:
-            compute += 4 * shape.n_vocab * sizes.n_slots  # where the logits are read
+        if i == 0 and shape.has_logits:
+            compute += 4 * shape.n_vocab * sizes.n_slots  # where they are read
         compute = _corrected(compute, device.kind, correction)
         uses.append(
             Use(
@@ -333,8 +334,10 @@ def _compute(shape: ModelShape, sizes: Sizes, *, outputs: bool, layers: bool = T
     n_outputs = min(sizes.n_outputs or sizes.n_ubatch, sizes.n_ubatch)
     within = logits = 0
     if layers:
+        # a narrow feed-forward part finds room where attention has just been
+        beside = 3 if shape.feed_forward_width <= 6 * shape.n_embd else 4
         parts = (
-            shape.feed_forward_width + 4 * shape.n_embd,
+            shape.feed_forward_width + beside * shape.n_embd,
             shape.attention_width + shape.n_embd,
             shape.state_width + 2 * shape.n_embd,
         )

@@ -185,11 +185,12 @@ def _graph_widths(layout: GgufLayout, n_layers: int, n_embd: int) -> tuple[int, 
         attention = n_head * (k_length + v_length) + (kv_heads or n_head) * (k_length + v_length)
     gated = any(".ffn_gate" in t.name for t in layout.tensors) or layout.architecture.startswith("phi3")
     dense = max(layout.per_layer("feed_forward_length", n_layers), default=0)
-    feed_forward = (3 if gated else 2) * dense
+    per_width = 3 if gated else 1  # without a gate the activation takes its input's place
+    feed_forward = per_width * dense
     used = layout.number("expert_used_count")
     if used and any("_exps" in t.name for t in layout.tensors):
         width = layout.number("expert_feed_forward_length") or dense
-        sparse = used * max((3 if gated else 2) * width, width + n_embd, 2 * n_embd) + 2 * n_embd
+        sparse = used * max(per_width * width, width + n_embd, 2 * n_embd) + 2 * n_embd
         feed_forward = max(sparse, feed_forward if layout.number("leading_dense_block_count") else 0)
     if layout.number("wkv.head_size"):
         state = 18 * n_embd

@@ -36,6 +36,7 @@ def write(
         writer.add_token_list(["<unk>", "<s>", "</s>", *(f"t{i}" for i in range(n_vocab - 3))])
         writer.add_token_scores([0.0] * n_vocab)
         writer.add_token_types([2, 3, 3, *([1] * (n_vocab - 3))])
+        writer.add_token_type_count(2)
     size = 0
     for name, shape, kind in tensors:
         rows = tuple(reversed(shape))
@@ -263,11 +264,14 @@ def bert(path: Path, *, n_layers: int = 3, n_embd: int = 384, n_ff: int = 1536, 
     facts = common(n_layers, n_embd, n_ff, 512) | {
         "attention.head_count": 12,
         "attention.layer_norm_epsilon": 1e-12,
+        "pooling_type": 1,
     }
     tensors: Tensors = [
         ("token_embd.weight", (n_embd, n_vocab), Q8_0),
         ("position_embd.weight", (n_embd, 512), F32),
         ("token_types.weight", (n_embd, 2), F32),
+        ("token_embd_norm.weight", (n_embd,), F32),
+        ("token_embd_norm.bias", (n_embd,), F32),
     ]
     for layer in range(n_layers):
         block = f"blk.{layer}."
@@ -277,6 +281,8 @@ def bert(path: Path, *, n_layers: int = 3, n_embd: int = 384, n_ff: int = 1536, 
             (block + "ffn_up.weight", (n_embd, n_ff), Q8_0),
             (block + "ffn_down.weight", (n_ff, n_embd), Q8_0),
         ]
+        for part in ("attn_output_norm", "layer_output_norm"):
+            tensors += [(f"{block}{part}.{what}", (n_embd,), F32) for what in ("weight", "bias")]
     return write(path, "bert", facts, tensors, n_vocab)
 
 
