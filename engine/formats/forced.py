@@ -16,15 +16,21 @@ _DEFINITIONS = ("$defs", "definitions")
 
 
 def call_grammar(
-    form: Format, tools: Sequence[Tool], schema_rule: SchemaRule, *, reasoning_open: bool = False
+    form: Format,
+    tools: Sequence[Tool],
+    schema_rule: SchemaRule,
+    *,
+    reasoning_open: bool = False,
+    most: int | None = None,
 ) -> str | None:
     """One call or several of these tools, and nothing else but reasoning where the prompt has opened it.
 
-    None: calls in this format can't be forced.
+    `most`: how many calls at most. None: calls in this format can't be forced.
     """
-    calls = (
-        _message(form, tools, schema_rule) if form.calls is None else _section(form.calls, tools, schema_rule)
-    )
+    if form.calls is None:
+        calls = _message(form, tools, schema_rule)
+    else:
+        calls = _section(form.calls, tools, schema_rule, most)
     if calls is None:
         return None
     if reasoning_open and form.reasoning_close:
@@ -45,7 +51,9 @@ def _message(form: Format, tools: Sequence[Tool], schema_rule: SchemaRule) -> st
     return _one_of(alternatives)
 
 
-def _section(calls: CallSyntax, tools: Sequence[Tool], schema_rule: SchemaRule) -> str | None:
+def _section(
+    calls: CallSyntax, tools: Sequence[Tool], schema_rule: SchemaRule, most: int | None
+) -> str | None:
     alternatives: list[str] = []
     for tool in tools:
         call = _call(calls, tool, schema_rule)
@@ -53,9 +61,10 @@ def _section(calls: CallSyntax, tools: Sequence[Tool], schema_rule: SchemaRule) 
             return None
         alternatives.append(call)
     call = _one_of(alternatives)
-    parts = [_literal(calls.section_open), call, f"( {_sequence(_literal(calls.separator), call)} )*"]
-    if not calls.section_open and not calls.open:
-        parts = [call]  # bare objects have nothing between them
+    times = "*" if most is None else f"{{0,{most - 1}}}"
+    parts = [_literal(calls.section_open), call, f"( {_sequence(_literal(calls.separator), call)} ){times}"]
+    if most == 1 or (not calls.section_open and not calls.open):
+        parts = [_literal(calls.section_open), call]  # bare objects have nothing between them
     return _sequence(*parts, _literal(calls.section_close))
 
 

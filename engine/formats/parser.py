@@ -83,14 +83,15 @@ class AnswerParser:
         )
         ends = form.header.ends if form.header is not None else (form.reasoning_close,)
         self._reasoning_ends = MarkerSet((end, "close") for end in ends)
-        self._in_content = False
+        self._awaited: MarkerSet | None = None
+        """While text is passed on: the markers that would end that."""
         self._run = self._answer()
         next(self._run, None)
 
     def push(self, text: str) -> list[Piece]:
         """What the text adds."""
         if self._is_plain(text):
-            return [text] if text else []
+            return ([ReasoningText(text)] if self.reasoning else [text]) if text else []
         reader = self._reader
         if self.call_id is None and self._given:
             reader.text = reader.text[self._given :]
@@ -114,11 +115,11 @@ class AnswerParser:
         return ReasoningText("") if self.reasoning else ""
 
     def _is_plain(self, text: str) -> bool:
-        """Whether the text can only be content: nothing is withheld, and nothing in it may begin a marker."""
+        """Whether the text only goes on: nothing is withheld, and nothing in it may begin a marker."""
         return (
-            self._in_content
+            self._awaited is not None
             and self._reader.at == len(self._reader.text)
-            and self._in_text.first_characters.isdisjoint(text)
+            and self._awaited.first_characters.isdisjoint(text)
             and not text[-1:].isspace()
         )
 
@@ -183,9 +184,9 @@ class AnswerParser:
                 return hit.role
             if reader.ended:
                 return ""
-            self._in_content = True
+            self._awaited = self._in_text
             yield
-            self._in_content = False
+            self._awaited = None
 
     def _beginning(self) -> Reading[str]:
         """What comes at the beginning of the answer or after a block: a marker's role, or nothing."""
@@ -227,7 +228,9 @@ class AnswerParser:
                 return
             if reader.ended:
                 return
+            self._awaited = self._reasoning_ends
             yield
+            self._awaited = None
 
     def _in_header(self) -> Reading[None]:
         """A message's header, and reasoning or a call where it says so. What is no header stays content."""
