@@ -23,7 +23,7 @@ STEP = 256
 """Contexts are padded to it by llama.cpp, and searched in steps of it."""
 PIPELINE_COPIES = 4
 """llama.cpp holds the inputs of so many batches where several GPUs work one after the other."""
-OVERHEAD = {"cpu": 100 * MB, "gpu": 500 * MB}
+OVERHEAD = {"cpu": 70 * MB, "gpu": 500 * MB}
 """What a worker takes before any buffer: interpreter and libraries; a GPU's context and kernels."""
 BYTES_A_TOKEN = 300
 """Of the vocabulary: text, score, and the tables over them."""
