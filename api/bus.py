@@ -26,8 +26,10 @@ from engine.events import (
     EventAdapter,
     GenerationEvent,
     GenerationFinished,
+    GenerationForked,
     LogLine,
     TokenEvent,
+    ToolCallDelta,
 )
 
 RING_SIZE = 65_536
@@ -103,7 +105,9 @@ class Subscription:
 
     def matches(self, event: BaseEvent) -> bool:
         if isinstance(event, GenerationEvent):
-            if event.generation_id in self._own or getattr(event, "branch_id", None) in self._own:
+            if event.generation_id in self._own:
+                return True
+            if isinstance(event, GenerationForked) and event.branch_id in self._own:
                 return True
             if self._generations == "own":
                 return False
@@ -212,7 +216,7 @@ def merge(first: Envelope, second: Envelope) -> Envelope | None:
         and isinstance(b, TokenEvent)
         and a.type == b.type
         and a.generation_id == b.generation_id
-        and getattr(a, "call_id", None) == getattr(b, "call_id", None)
+        and not (isinstance(a, ToolCallDelta) and isinstance(b, ToolCallDelta) and a.call_id != b.call_id)
         and len(a.tokens) < MAX_MERGED_TOKENS
     ):
         event = b.model_copy(update={"text": a.text + b.text, "tokens": a.tokens + b.tokens})
