@@ -107,6 +107,11 @@ class Generation:
         return self.output.n_tokens
 
     @property
+    def n_told(self) -> int:
+        """Of these, those that were told already."""
+        return self._n_told if self.slot is None else self.n_tokens
+
+    @property
     def completion(self) -> list[int]:
         return self.tokens[self.n_prompt :]
 
@@ -179,7 +184,7 @@ class Generation:
 
         Answers how many of the dropped were told, and the kept tokens that aren't told yet, for `tell_later`.
         """
-        n_told = self._n_told if self.slot is None else self.n_tokens
+        n_told = self.n_told
         self._n_told = min(n_told, n_tokens)
         times = self.marks.times
         removed = self.n_tokens - n_tokens

@@ -159,8 +159,8 @@ class Hands:
     def _fork(self, generation: Generation, command: Fork, events: list[Event]) -> None:
         """The branch is a generation like any other; admission gives it the source's cells."""
         n_tokens, token = command.at_token, command.token_id
-        if n_tokens > generation.n_tokens:
-            message = f"it has only {generation.n_tokens} tokens so far"
+        if n_tokens > generation.n_told:
+            message = f"it has told only {generation.n_told} tokens so far"
             raise TokenglassError("invalid_argument", message, path="at_token")
         resume = Resume(
             kind="forked",

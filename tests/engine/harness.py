@@ -318,9 +318,8 @@ class Bench:
         sampling = source.sampling.model_copy(update={"seed": None})
         update = {"generation_id": event.branch_id, "received_t": command.received_t, "sampling": sampling}
         branch = Record(source.command.model_copy(update=update), source.prompt, sampling=sampling)
-        branch.before = [*source.ids, *source.untold][: event.at_token]
-        injected = source.injected | {len(source.ids) + i for i in range(len(source.untold))}
-        branch.injected = {index for index in injected if index < event.at_token}
+        branch.before = source.ids[: event.at_token]
+        branch.injected = {index for index in source.injected if index < event.at_token}
         branch.text, branch.reasoning, branch.calls = event.text, event.reasoning, [*event.tool_calls]
         branch.untold = [] if command.token_id is None else [command.token_id]
         branch.hand_at = len(branch.before) + len(branch.untold)
