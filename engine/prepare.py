@@ -45,7 +45,7 @@ class Preparer:
         )
         self.format: Format | None = None
         """How the model writes reasoning and tool calls."""
-        if source is not None and (learned := learn(self._template.render, source).format) is not None:
+        if source is not None and (learned := learn(self._template.probe, source).format) is not None:
             self.format = learned.bind(backend)
         self.info: ModelInfo = backend.info.model_copy(
             update={"has_chat_template": source is not None, **(self.format.told if self.format else {})}

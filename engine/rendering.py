@@ -32,6 +32,8 @@ Failure = Literal["broken", "refused", "failed", "too_long", "memory", "too_slow
 """Why there is no text: the source can't be compiled; the template said no (`raise_exception`); it went
 wrong; too long a text; no memory left; the time limit; the process ended.
 """
+OVERRUNS: tuple[Failure, ...] = ("memory", "too_slow", "ended")
+"""Those that cost a process."""
 
 _LENGTH = struct.Struct(">I")
 

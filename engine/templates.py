@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 
 from engine.errors import TokenglassError
 from engine.renderer import Renderer
-from engine.rendering import Failure, TemplateFailedError
+from engine.rendering import OVERRUNS, Failure, TemplateFailedError
 from engine.types import ChatMessage, Tool
 from engine.wants import Dicts, Wants, as_wanted, learn, tools_as_wanted
 
@@ -43,6 +43,7 @@ class ChatTemplate:
         self._variables = {"bos_token": bos_text, "eos_token": eos_text, "documents": None}
         self._template: Renders | None = None
         self._broken: str | None = None
+        self._overran: TemplateFailedError | None = None
         self.wants = Wants()
         if source is None:
             return
@@ -52,7 +53,7 @@ class ChatTemplate:
             self._broken = str(error)
             return
         with contextlib.suppress(TemplateFailedError):  # each `render` will tell
-            self.wants = learn(self._learned_from)
+            self.wants = learn(lambda messages, tools: self._try(messages, tools, False))
 
     def render(
         self,
@@ -80,16 +81,48 @@ class ChatTemplate:
                 as_wanted(messages, self.wants), tools_as_wanted(tools, self.wants), variables
             )
         except TemplateFailedError as error:
-            raise TokenglassError(
-                "invalid_prompt", f"the model's chat template {_SAYS[error.failure]}: {error}"
-            ) from None
+            raise _told(error) from None
+
+    def probe(
+        self,
+        messages: Sequence[ChatMessage],
+        tools: Sequence[Tool] = (),
+        *,
+        add_generation_prompt: bool = True,
+    ) -> str:
+        """As `render`, for learning from a template: one that overruns its limits is soon left alone."""
+        if self._template is None:
+            return self.render(messages, tools)
+        try:
+            wanted, listed = as_wanted(messages, self.wants), tools_as_wanted(tools, self.wants)
+            return self._try(wanted, listed, add_generation_prompt)
+        except TemplateFailedError as error:
+            raise _told(error) from None
+
+    def _try(self, messages: Dicts, tools: Dicts | None, add_generation_prompt: bool) -> str:
+        """Once more where it overran, for the machine may have been busy; after that never again."""
+        if self._overran is not None:
+            raise self._overran
+        variables = {"add_generation_prompt": add_generation_prompt}
+        try:
+            return self._render(messages, tools, variables)
+        except TemplateFailedError as error:
+            if error.failure not in OVERRUNS:
+                raise
+        try:
+            return self._render(messages, tools, variables)
+        except TemplateFailedError as error:
+            if error.failure in OVERRUNS:
+                self._overran = error
+            raise
 
     def _render(self, messages: Dicts, tools: Dicts | None, variables: Mapping[str, Any]) -> str:
         assert self._template is not None
         return self._template.render({**self._variables, "messages": messages, "tools": tools, **variables})
 
-    def _learned_from(self, messages: Dicts, tools: Dicts | None) -> str:
-        return self._render(messages, tools, {"add_generation_prompt": False})
+
+def _told(error: TemplateFailedError) -> TokenglassError:
+    return TokenglassError("invalid_prompt", f"the model's chat template {_SAYS[error.failure]}: {error}")
 
 
 def _in_this_process(source: str) -> Renders:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Final
 
-from engine.rendering import TemplateFailedError
+from engine.rendering import OVERRUNS, TemplateFailedError
 from engine.types import ChatMessage, FunctionSpec, Tool, ToolCall
 
 MAX_ARGUMENTS_DEPTH = 32
@@ -232,6 +232,6 @@ def _rendered(render: Render, wants: Wants, messages: list[ChatMessage]) -> str 
     try:
         return render(as_wanted(messages, wants), tools_as_wanted(tools, wants))
     except TemplateFailedError as error:
-        if error.failure not in ("refused", "failed", "too_long"):
+        if error.failure in OVERRUNS:
             raise
         return None

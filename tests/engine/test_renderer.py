@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import rendering
+from engine.events import ModelLoaded
 from engine.renderer import Renderer
 from engine.rendering import Failure, TemplateFailedError
 from engine.sandbox import SandboxedTemplate
@@ -301,6 +302,19 @@ def test_a_worker_survives_its_template(tmp_path: Path) -> None:
         await worker.until(lambda: worker.finished("next") and worker.finished("running"))
         assert {worker.finished(name)[0].finish_reason for name in ("next", "running")} == {"stop"}
         assert renderer_of(worker).pid != former
+        await worker.client.stop()
+
+    run(scenario())
+
+
+def test_a_template_that_never_ends_delays_its_load_but_once(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        worker = Recorder(tmp_path, "fake:tokens=5", chat_template=LOOP)
+        await worker.started()  # in time, though learning looks at a template dozens of times
+        assert worker.of(ModelLoaded)
+        worker.client.send(generate())
+        await worker.until(lambda: worker.finished("g1"))
+        assert worker.finished("g1")[0].finish_reason == "error"
         await worker.client.stop()
 
     run(scenario())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from engine.errors import TokenglassError
 from engine.gguf import read_header
 from engine.renderer import Renderer
+from engine.rendering import TemplateFailedError
 from engine.templates import ChatTemplate
 from engine.types import ChatMessage, FunctionSpec, Tool, ToolCall
 from engine.wants import Wants, as_wanted, depth
@@ -189,6 +192,38 @@ def test_reasoning_in_the_content_and_tools_as_a_list_are_learned() -> None:
     listed = "{% for t in tools %}{{ t.function.name }}{% endfor %}" + CHATML
     assert template(listed).wants == Wants(tools_list=True)
     assert not template("{{ messages }}").wants.reasoning_in_content, "a list that is only spelt out"
+
+
+class Flaky:
+    """Overruns so often, then renders."""
+
+    def __init__(self, overruns: int) -> None:
+        self.left = overruns
+        self.asked = 0
+
+    def render(self, variables: Mapping[str, Any]) -> str:
+        self.asked += 1
+        if self.left:
+            self.left -= 1
+            raise TemplateFailedError("too_slow", "it took longer than 2 s")
+        return str(variables["messages"][-1]["content"])
+
+
+@pytest.mark.parametrize(("overruns", "asked", "works"), ((0, 1, True), (1, 2, True), (2, 2, False)))
+def test_learning_leaves_a_template_alone_that_overruns_twice(
+    overruns: int, asked: int, works: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = template(CHATML)
+    flaky = Flaky(overruns)
+    monkeypatch.setattr(chat, "_template", flaky)
+    for _ in range(3):
+        if works:
+            assert chat.probe([user("Hi")]) == "Hi"
+        else:
+            with pytest.raises(TokenglassError, match="took too long"):
+                chat.probe([user("Hi")])
+    assert flaky.asked == asked + (2 if works else 0)
+    assert chat.render([user("Hi")]) == "Hi", "a user's messages are always tried"
 
 
 def test_short_ids_match() -> None:
