@@ -120,7 +120,8 @@ class LlamaSampler:
         n_first = 1 if params.temperature == 0 else params.top_k
         self._reach = n_first + lowered if n_first and not raises else None
         """The choice depends on no more than so many of the likeliest tokens; None: on all."""
-        self._plain_greedy = self._reach == 1 and params.temperature == 0
+        self._plain_greedy = params.temperature == 0 and not raises and not self._penalizes
+        self._biased = frozenset(bias)
         if params.temperature == 0:
             add(lib.llama_sampler_init_greedy())
             return
@@ -148,7 +149,7 @@ class LlamaSampler:
                 "the model computed values that are not numbers",
                 hint="the model file may be damaged; load it again or download it again",
             )
-        if not self._plain_greedy:
+        if not self._plain_greedy or token in self._biased:  # what isn't lowered stays the highest
             ids = None
             if self._reach is not None and self._reach < PRESELECT_FROM <= len(logits):
                 ids = likeliest(logits, self._reach)
