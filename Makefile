@@ -14,7 +14,7 @@ help:
 	@echo "make soak     the long tests in full"
 	@echo "make check    ruff, mypy --strict, import rules"
 	@echo "make format   let ruff put the sources in order"
-	@echo "make bench    what the app costs beside the bare engine loop"
+	@echo "make bench    what the app costs beside bare llama.cpp (ARGS=\"--synthetic 15M\"; see BENCHMARKS.md)"
 	@echo "make package  a folder that runs without Python, in dist/"
 	@echo "make starter  train the starter model anew"
 	@echo "make lock     resolve the pinned requirements anew (needs pip-tools)"
