@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import event, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -30,6 +31,7 @@ number ::= "-"? ("0" | [1-9] [0-9]{0,3}) ("." [0-9]{1,3})?
 HOT: Mapping[str, object] = {"temperature": 1.5, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 CHAINS: tuple[Mapping[str, object], ...] = (
     {"temperature": 0.0},
+    {"temperature": 0.0, "logit_bias": {300: -100.0, 301: -0.5}},
     {"temperature": 0.0, "repeat_penalty": 1.3, "presence_penalty": 0.5},
     {"temperature": 0.8},
     {"temperature": 1.2, "top_k": 5, "frequency_penalty": 0.3},
@@ -341,3 +343,74 @@ def test_under_a_grammar_it_draws_as_llama_cpp_does(
     for token in np.flatnonzero(expected > 0.002):
         p = float(expected[token])
         assert abs(counts[int(token)] / n - p) < 5 * (p * (1 - p) / n) ** 0.5
+
+
+# a language as GBNF, as a regular expression, and whether it has the empty text
+Language = tuple[str, str, bool]
+
+LITERALS = st.text('abcxyz "\\]é水', min_size=1, max_size=4)
+CLASSES = st.sampled_from(("[a-f]", "[^a-z]", "[0-9x]", "[ -~]"))
+
+
+def literal(text: str) -> Language:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"', re.escape(text), False
+
+
+def sequence(parts: list[Language]) -> Language:
+    gbnf, regex = " ".join(part[0] for part in parts), "".join(part[1] for part in parts)
+    return f"({gbnf})", f"(?:{regex})", all(part[2] for part in parts)
+
+
+def choice(parts: list[Language]) -> Language:
+    gbnf, regex = " | ".join(part[0] for part in parts), "|".join(part[1] for part in parts)
+    return f"({gbnf})", f"(?:{regex})", any(part[2] for part in parts)
+
+
+def repeated(part: Language, counts: tuple[int, int | None]) -> Language:
+    gbnf, regex, empty = part
+    least, most = counts
+    if empty:  # llama.cpp takes no repetition of nothing
+        return part
+    times = f"{{{least},{'' if most is None else most}}}"
+    return f"({gbnf}){times}", f"(?:{regex}){times}", least == 0
+
+
+COUNTS = st.sampled_from(((0, 1), (0, None), (1, None), (2, 3), (0, 2), (1, 1)))
+languages = st.recursive(
+    LITERALS.map(literal) | CLASSES.map(lambda text: (text, text, False)),
+    lambda inner: (
+        st.lists(inner, min_size=1, max_size=3).map(sequence)
+        | st.lists(inner, min_size=1, max_size=3).map(choice)
+        | st.builds(repeated, inner, COUNTS)
+    ),
+    max_leaves=8,
+)
+
+
+@given(language=languages, seed=st.integers(0, 2**32 - 1), values=st.sampled_from(CHAINS))
+def test_any_grammar_is_obeyed_by_any_model(
+    backend: llamacpp.LlamaBackend, language: Language, seed: int, values: Mapping[str, object]
+) -> None:
+    """Logits at random: what comes up to the end token is of the language, whoever asks what in between."""
+    gbnf, regex, _ = language
+    random = np.random.default_rng(seed)
+    n_vocab = backend.info.n_vocab
+    spec = SamplerSpec(params(values), seed, None, f"root ::= {gbnf}")
+    chain = backend.new_sampler(spec, [])
+    tokens: list[int] = []
+    while len(tokens) < 60:
+        logits = random.normal(0, 3, n_vocab).astype(np.float32)
+        for token in random.integers(-1, n_vocab + 1, 5):
+            assert isinstance(chain.allows(int(token)), bool)
+        token = chain.choose(logits)
+        if backend.is_eog(token):
+            text = b"".join(backend.piece(token) for token in tokens).decode()
+            event("it came to its end")
+            assert re.fullmatch(regex, text, re.DOTALL)
+            break
+        tokens.append(token)
+        if len(tokens) % 7 == 0:  # another chain takes over
+            chain.close()
+            chain = backend.new_sampler(spec, [], tokens, len(tokens))
+    chain.close()

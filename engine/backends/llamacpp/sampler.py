@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
+import ctypes
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,23 +24,64 @@ _NEG_INF = float("-inf")
 
 
 class Vocab:
-    """What samplers share: the vocabulary, and room to work."""
+    """What samplers share: what is to be known of the tokens, and room to work."""
 
     def __init__(self, pointer: Any) -> None:
         self.pointer = pointer
         self.n_tokens: int = lib.llama_vocab_n_tokens(pointer)
         self.candidates = Candidates(self.n_tokens)
         self.single = Single()
+        self.control_texts: dict[int, bytes] = {}
+        """The control tokens that don't end a generation, and their texts."""
+        self._fragments: dict[int, bytes] = {}
+        """The tokens that aren't whole characters, and their bytes."""
+        self.beginnings = np.ones(self.n_tokens, np.bool_)
+        """By token: whether it may stand where a character begins."""
+        for token in range(self.n_tokens):
+            self._look_at(token)
 
-    @cached_property
-    def control_texts(self) -> dict[int, bytes]:
-        """The control tokens that don't end a generation, with the texts that a grammar sees in them."""
-        vocab = self.pointer
-        return {
-            token: lib.llama_vocab_get_text(vocab, token) or b""
-            for token in range(self.n_tokens)
-            if lib.llama_vocab_is_control(vocab, token) and not lib.llama_vocab_is_eog(vocab, token)
-        }
+    def _look_at(self, token: int) -> None:
+        piece = _piece(self.pointer, token)
+        if lib.llama_vocab_is_control(self.pointer, token):
+            if not lib.llama_vocab_is_eog(self.pointer, token):
+                self.control_texts[token] = piece
+        elif not piece.isascii() and (rest := _rest(piece)) != b"":
+            self._fragments[token] = piece
+            self.beginnings[token] = rest is not None
+
+    def rest_after(self, rest: bytes, token: int) -> bytes:
+        """The unfinished character after a token that may come after `rest`."""
+        piece = self._fragments.get(token)
+        return b"" if piece is None else _rest(rest + piece) or b""
+
+    def continuations(self, rest: bytes) -> NDArray[np.bool_]:
+        """By token: whether it goes on with the character of which `rest` is the beginning."""
+        continues = np.zeros(self.n_tokens, np.bool_)
+        for token, piece in self._fragments.items():
+            continues[token] = _rest(rest + piece) is not None
+        return continues
+
+
+_buffer = ctypes.create_string_buffer(512)
+
+
+def _piece(vocab: Any, token: int) -> bytes:
+    """A token's bytes as a grammar sees them, those of control tokens too."""
+    n = lib.llama_token_to_piece(vocab, token, _buffer, len(_buffer), 0, True)
+    if n >= 0:
+        return _buffer.raw[:n]
+    longer = ctypes.create_string_buffer(-n)
+    n = lib.llama_token_to_piece(vocab, token, longer, -n, 0, True)
+    return longer.raw[:n]
+
+
+def _rest(data: bytes) -> bytes | None:
+    """The unfinished character at the end; None: this is no UTF-8."""
+    try:
+        _, n_whole = codecs.utf_8_decode(data, "strict", False)
+    except UnicodeDecodeError:
+        return None
+    return data[n_whole:]
 
 
 class LlamaSampler:
@@ -63,6 +105,10 @@ class LlamaSampler:
         self._penalizes = False
         self._shown: NDArray[np.bool_] | None = None
         """Under a grammar: by token, whether it isn't a control token of which the grammar knows nothing."""
+        self._possible: NDArray[np.bool_] | None = None
+        """Under a grammar: by token, whether that and the characters so far let it come next."""
+        self._rest = b""
+        """The beginning of a character at the end of what has been said under a grammar."""
         try:
             if spec.grammar is not None:
                 self._take_grammar(spec.grammar)
@@ -91,9 +137,10 @@ class LlamaSampler:
         if not self._grammar:  # NULL in a chain would crash at its first use
             raise TokenglassError("invalid_argument", "llama.cpp can't read the grammar", path="grammar")
         # a control token isn't shown, so it mustn't stand for its text unless the grammar spells that out
-        self._shown = shown = np.ones(self._vocab.n_tokens, np.bool_)
+        shown = self._vocab.beginnings.copy()
         for token, control_text in self._vocab.control_texts.items():
             shown[token] = control_text in data
+        self._shown = self._possible = shown
 
     def _build(self, params: SamplingParams, seed: int) -> None:
         n_vocab = self._vocab.n_tokens
@@ -159,9 +206,7 @@ class LlamaSampler:
                 token = self._choose_allowed(logits)
             elif self._dist:
                 self._single.apply(self._dist, 0)
-            lib.llama_sampler_accept(self._grammar, token)
-        if self._penalizes:
-            lib.llama_sampler_accept(self.chain, token)
+        self._take(token)
         self.n_drawn += 1
         return token
 
@@ -192,16 +237,16 @@ class LlamaSampler:
         candidates.fill(logits if ids is None else logits[ids], ids)
         candidates.apply(self._grammar)
         allowed, values = candidates.left()
-        assert self._shown is not None
-        shown = self._shown[allowed]
-        return allowed[shown], values[shown]
+        assert self._possible is not None
+        possible = self._possible[allowed]
+        return allowed[possible], values[possible]
 
     def allows(self, token: int) -> bool:
         if not 0 <= token < self._vocab.n_tokens:
             return False
-        if self._shown is None:
+        if self._possible is None:
             return True
-        return bool(self._shown[token]) and self._single.apply(self._grammar, token) != _NEG_INF
+        return bool(self._possible[token]) and self._single.apply(self._grammar, token) != _NEG_INF
 
     def accept(self, token: int) -> None:
         """Raises TokenglassError `invalid_argument` where the grammar forbids the token.
@@ -210,8 +255,16 @@ class LlamaSampler:
         """
         if not self.allows(token):
             raise TokenglassError("invalid_argument", f"the grammar forbids token {token}", path="grammar")
+        self._take(token)
+
+    def _take(self, token: int) -> None:
         if self._grammar:
             lib.llama_sampler_accept(self._grammar, token)
+            # llama.cpp would take any byte for the rest of a character, a quotation mark too
+            rest = self._vocab.rest_after(self._rest, token)
+            if rest != self._rest:
+                self._rest = rest
+                self._possible = self._vocab.continuations(rest) if rest else self._shown
         if self._penalizes:
             lib.llama_sampler_accept(self.chain, token)
 
