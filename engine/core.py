@@ -124,7 +124,10 @@ class EngineCore:
         # emit
         for generation, sample, t in samples:
             self._emit(generation, sample, t, deltas, finished)
-        cells = self._slots.cells
+        cells, guesses = self._slots.cells, {}
+        if plan.drafts:
+            n_guessed = sum(map(len, plan.drafts.values()))
+            guesses = {"draft_tokens": n_guessed, "accepted_tokens": n_accepted}
         metrics = StepMetrics(
             t=sampled,
             batch_size=len(plan.slots),
@@ -137,8 +140,7 @@ class EngineCore:
             kv_used=cells.used,
             kv_total=cells.total,
             waiting=roster.waiting,
-            draft_tokens=sum(map(len, plan.drafts.values())) if plan.drafts else 0,
-            accepted_tokens=n_accepted,
+            **guesses,
         )
         messages += deltas
         messages += finished
@@ -190,11 +192,11 @@ class EngineCore:
         for slot, count in zip(plan.slots, plan.counts, strict=True):
             start, end = end, end + count
             generation = self._by_slot.get(slot.id)
-            if generation is None or slot.missing > 0:  # cancelled meanwhile, or not caught up yet
+            if generation is None or len(slot.tokens) > slot.computed:  # cancelled meanwhile, or not caught up yet
                 continue
             assert generation.sampler is not None
             try:
-                if slot.id in plan.drafts:
+                if plan.drafts and slot.id in plan.drafts:
                     n_accepted += self._check_draft(generation, plan.drafts[slot.id], start, samples)
                 else:
                     samples.append((generation, sample(generation.sampler, end - 1), clock()))

@@ -75,7 +75,8 @@ class Scheduler:
         prefilling: list[Slot] = []
         for slot in self.running:
             if not slot.paused and slot not in stalled:
-                (decoding if slot.missing == 1 else prefilling).append(slot)
+                decodes = len(slot.tokens) - slot.computed == 1
+                (decoding if decodes else prefilling).append(slot)
         budget = self._n_batch
         for_decoding = budget - 1 if prefilling and budget > 1 else budget
         if len(decoding) > for_decoding:  # more slots than budget: take turns
