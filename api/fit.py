@@ -146,21 +146,20 @@ class Fit:
         """Keep what the load took that ended just now in this process; None where that can't be told."""
         try:
             shape = self._shape(config.model_path)
-            memory = psutil.Process(pid).memory_info()
+            rss, anonymous = _held_by(pid)
         except (TokenglassError, psutil.Error) as error:
             logger.info("nothing is learned from this load: %s", error)
             return None
         sizes = Sizes(info.n_ctx, info.n_slots, info.n_kv, info.n_ubatch)
         devices = this_machine(pid)
         estimated = fit.demand(shape, sizes, devices, info.n_gpu_layers, info.tensor_split)
-        anonymous = memory.rss - getattr(memory, "shared", 0)
-        measured = _measured(estimated, info.buffers, anonymous, gpu_memory_of(pid))
+        measured = _measured(estimated, info.buffers, anonymous, _on_gpus(pid))
         record = Record(
             key=_key(config, sizes, info.n_gpu_layers),
             at=time.time(),
             estimated=estimated,
             measured=measured,
-            worker_rss=memory.rss,
+            worker_rss=rss,
             worker_anonymous=anonymous,
         )
         with self._lock:
@@ -252,26 +251,41 @@ def this_machine(replaced_pid: int | None = None) -> list[Device]:
         free = min(free, limit[1])
     with contextlib.suppress(psutil.Error):
         if replaced_pid is not None:
-            held = psutil.Process(replaced_pid).memory_info()
-            free += held.rss - getattr(held, "shared", 0)
+            free += _held_by(replaced_pid)[1]
     devices = [Device(name="CPU", kind="cpu", memory_total=total, memory_free=min(free, total))]
     if not _has_plugin("cuda"):
         return devices
-    own = gpu_memory_of(replaced_pid) if replaced_pid is not None else {}
+    own = _on_gpus(replaced_pid) if replaced_pid is not None else {}
     gpus = read_gpus()
     for number, index in enumerate(_visible(len(gpus))):
         gpu = gpus[index]
+        name = f"CUDA{number}"
         if gpu.memory_total is not None and gpu.memory_used is not None:
-            left = gpu.memory_total - gpu.memory_used + own.get(index, 0)
+            left = gpu.memory_total - gpu.memory_used + own.get(name, 0)
             devices.append(
                 Device(
-                    name=f"CUDA{number}",
+                    name=name,
                     kind="gpu",
                     memory_total=gpu.memory_total,
                     memory_free=min(left, gpu.memory_total),
                 )
             )
     return devices
+
+
+def _held_by(pid: int) -> tuple[int, int]:
+    """A process's resident bytes, and those of them that no file gives back. Raises psutil.Error."""
+    process = psutil.Process(pid)
+    memory = process.memory_info()
+    shared = getattr(memory, "shared", None)
+    return memory.rss, memory.rss - shared if shared is not None else process.memory_full_info().uss
+
+
+def _on_gpus(pid: int) -> dict[str, int]:
+    """What a process holds on each GPU, by the name that llama.cpp gives it."""
+    held = gpu_memory_of(pid)
+    names = enumerate(_visible(max(held) + 1)) if held else ()
+    return {f"CUDA{number}": held[index] for number, index in names if index in held}
 
 
 def _visible(n_gpus: int) -> list[int]:
@@ -330,7 +344,7 @@ def _memory_limit(
 
 
 def _measured(
-    estimated: list[Use], buffers: dict[str, int], anonymous: int, on_gpus: dict[int, int]
+    estimated: list[Use], buffers: dict[str, int], anonymous: int, on_gpus: dict[str, int]
 ) -> list[Use]:
     """What was allocated on each device, in the estimate's order."""
     taken: dict[str, dict[str, int]] = {}
@@ -342,7 +356,7 @@ def _measured(
         held = taken.setdefault(device, {})
         held[kind] = held.get(kind, 0) + size
     uses = []
-    for i, told in enumerate(estimated):
+    for told in estimated:
         held = taken.get(told.device, {})
         kv, state = held.get("KV", 0), held.get("RS", 0)
         compute = held.get("compute", 0) + held.get("output", 0)
@@ -352,7 +366,7 @@ def _measured(
             overhead = anonymous - kv - state - (held.get("model", 0) - mapped)
         else:
             weights = held.get("model", 0)
-            overhead = on_gpus.get(i - 1, 0) - weights - kv - state - compute
+            overhead = on_gpus.get(told.device, 0) - weights - kv - state - compute
             overhead = overhead if held and overhead > 0 else told.overhead
         overhead = max(0, overhead)
         uses.append(

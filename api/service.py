@@ -237,7 +237,7 @@ class Service:
     async def _models_load(self, command: protocol.ModelsLoad) -> Outcome:
         entry = await self.find_model(command.model)
         config = self.worker_config(entry)
-        if command.ctx is not None:
+        if command.ctx is not None and command.ctx != config.n_ctx:
             config = config.model_copy(update={"n_ctx": command.ctx, "n_kv": 0})
         if not command.force:
             self.supervisor.check_idle()

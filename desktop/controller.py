@@ -391,7 +391,8 @@ class Controller(QObject):
         config = self.core.supervisor.config
         if config is not None and is_fake(config.model_path):
             model = config.model_path  # the library knows nothing of fake models
-        await self.client.request("models.load", model=model, force=True)
+        ctx = config.n_ctx if config is not None else 0
+        await self.client.request("models.load", model=model, ctx=ctx or None, force=True)
 
     # ---- the rest
 

@@ -16,6 +16,7 @@ from api import cli, fit
 from api.core import Core
 from api.fit import MAX_RECORDS, Fit
 from engine.errors import TokenglassError
+from engine.events import GpuMetrics
 from engine.fit import Device, Use
 from engine.types import ModelInfo, WorkerConfig
 from tests.api.harness import CommandError, app, client, eventually, run
@@ -91,15 +92,19 @@ def test_another_file_of_the_same_name_is_another_model(tmp_path: Path) -> None:
 
 def test_the_file_stays_small(tmp_path: Path) -> None:
     path = shapes.llama(tmp_path / "m.gguf")
-    known = Fit(tmp_path / "fit.json")
-    told = known.estimate_now(config_for(path), CPU)
-    for n in range(MAX_RECORDS + 20):
-        sizes = told.model_copy(update={"n_ctx": 256 + n})
-        known.learn_now(config_for(path), loaded_info(sizes, CPU_KV=told.kv_cache), os.getpid())
-    records = json.loads((tmp_path / "fit.json").read_bytes())["records"]
-    assert len(records) == MAX_RECORDS
-    assert f":{256 + MAX_RECORDS + 19}:" in records[-1]["key"]
-    assert (tmp_path / "fit.json").stat().st_mode & 0o777 == 0o600
+    file = tmp_path / "fit.json"
+    told = Fit(file).estimate_now(config_for(path), CPU)
+    Fit(file).learn_now(config_for(path), loaded_info(told, CPU_KV=told.kv_cache), os.getpid())
+    (one,) = json.loads(file.read_bytes())["records"]
+    full = [one | {"key": f"another {n}"} for n in range(MAX_RECORDS)]
+    file.write_text(json.dumps({"version": 1, "records": full}))
+    Fit(file).learn_now(config_for(path), loaded_info(told, CPU_KV=told.kv_cache), os.getpid())
+    records = json.loads(file.read_bytes())["records"]
+    assert [record["key"] for record in records] == [
+        *(f"another {n}" for n in range(1, MAX_RECORDS)),
+        one["key"],
+    ]
+    assert file.stat().st_mode & 0o777 == 0o600
 
 
 @given(
@@ -125,7 +130,7 @@ def test_buffers_are_put_to_their_devices() -> None:
     buffers = {"CPU_Mapped model": 900, "CPU_REPACK model": 400, "CPU KV": 30, "CUDA_Host compute": 4}
     buffers |= {"CPU output": 2, "CUDA0 model": 5000, "CUDA0 KV": 60, "CUDA0 RS": 1, "CUDA0 compute": 70}
     cpu, cuda, idle = fit._measured(
-        [use("CPU", "cpu"), use("CUDA0", "gpu"), use("CUDA1", "gpu")], buffers, 1000, {0: 6000}
+        [use("CPU", "cpu"), use("CUDA0", "gpu"), use("CUDA1", "gpu")], buffers, 1000, {"CUDA0": 6000}
     )
     assert (cpu.weights, cpu.kv_cache, cpu.compute, cpu.overhead) == (1000, 30, 6, 1000 - 30 - 400)
     assert (cuda.weights, cuda.kv_cache, cuda.state, cuda.compute) == (5000, 60, 1, 70)
@@ -146,6 +151,33 @@ def test_a_containers_memory_limit_holds(tmp_path: Path) -> None:
     (group / "memory.max").write_text("max\n")
     assert fit._memory_limit(tmp_path, membership) is None
     assert fit._memory_limit(tmp_path, tmp_path / "missing") is None
+
+
+def test_a_gpus_memory_is_asked_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,0")
+    monkeypatch.setattr(fit, "gpu_memory_of", lambda _pid: {0: 10, 1: 20, 2: 30})
+    assert fit._on_gpus(1) == {"CUDA0": 30, "CUDA1": 10}
+
+
+def test_gpus_are_offered_with_what_the_replaced_worker_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    def card(used: int) -> GpuMetrics:
+        return GpuMetrics(
+            name="card",
+            load_percent=0,
+            memory_used=used,
+            memory_total=8 * GB,
+            temperature_c=None,
+            power_w=None,
+        )
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(fit, "_has_plugin", lambda *_: True)
+    monkeypatch.setattr(fit, "read_gpus", lambda: [card(6 * GB), card(GB)])
+    monkeypatch.setattr(fit, "gpu_memory_of", lambda _pid: {0: 5 * GB})
+    _, first, second = fit.this_machine(os.getpid())
+    assert (first.name, first.memory_free, second.memory_free) == ("CUDA0", 7 * GB, 7 * GB)
+    _, alone, _ = fit.this_machine()
+    assert alone.memory_free == 2 * GB
 
 
 def test_only_visible_gpus_count(monkeypatch: pytest.MonkeyPatch) -> None:
