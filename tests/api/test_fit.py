@@ -242,15 +242,20 @@ def test_what_cant_fit_is_refused_before_anything_is_given_up(tmp_path: Path) ->
     run(test())
 
 
-def test_force_tries_it_and_the_former_model_comes_back(tmp_path: Path) -> None:
+def test_force_tries_it_nevertheless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = [Device(name="CPU", kind="cpu", memory_total=GB, memory_free=1_000_000)]
+    monkeypatch.setattr(fit, "this_machine", lambda _pid=None: tiny)
+
     async def test() -> None:
-        async with starter(tmp_path) as core, client(core) as wire:
+        async with app(tmp_path) as core, client(core) as wire:
             await ready(core)
-            await wire.command("subscribe", events=["model.*"])
-            await wire.command("models.load", model="starter", ctx=HUGE, force=True)
-            failed = await wire.event("model.failed")
-            assert failed["error"]["code"] == "out_of_memory"
-            await eventually(lambda: core.supervisor.epoch == 3 and core.supervisor.phase == "ready", 30)
+            with pytest.raises(CommandError) as caught:
+                await wire.command("models.load", model="starter")
+            assert caught.value.code == "out_of_memory"
+            assert "1 MB are free" in caught.value.error["message"]
+            assert core.model_id == "fake"
+            await wire.command("models.load", model="starter", force=True)
+            await eventually(lambda: core.state.model is not None and core.state.model.id == "starter", 30)
 
     run(test())
 
