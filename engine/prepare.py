@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 
 from engine.backend import Backend
@@ -45,8 +46,11 @@ class Preparer:
         )
         self.format: Format | None = None
         """How the model writes reasoning and tool calls."""
-        if source is not None and (learned := learn(self._template.probe, source).format) is not None:
-            self.format = learned.bind(backend)
+        if source is not None:
+            learned = learn(self._template.probe, source)
+            self.format = learned.format and learned.format.bind(backend)
+            if learned.reason:
+                print(f"tool calls won't be understood: {learned.reason}", file=sys.stderr)
         self.info: ModelInfo = backend.info.model_copy(
             update={"has_chat_template": source is not None, **(self.format.told if self.format else {})}
         )

@@ -20,23 +20,15 @@ def call_grammar(
     tools: Sequence[Tool],
     schema_rule: SchemaRule,
     *,
-    reasoning_open: bool = False,
     most: int | None = None,
 ) -> str | None:
-    """One call or several of these tools, and nothing else but reasoning where the prompt has opened it.
+    """One call or several of these tools, at most so many, and nothing else.
 
-    `most`: how many calls at most. None: calls in this format can't be forced.
+    None: calls in this format can't be forced.
     """
     if form.calls is None:
-        calls = _message(form, tools, schema_rule)
-    else:
-        calls = _section(form.calls, tools, schema_rule, most)
-    if calls is None:
-        return None
-    if reasoning_open and form.reasoning_close:
-        close = form.reasoning_close
-        return f"{_until(close.strip())} {_literal(close.lstrip())} {calls}"
-    return calls
+        return _message(form, tools, schema_rule)
+    return _section(form.calls, tools, schema_rule, most)
 
 
 def _message(form: Format, tools: Sequence[Tool], schema_rule: SchemaRule) -> str | None:

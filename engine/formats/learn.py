@@ -67,6 +67,8 @@ _PAIRS: Final = (
     ("<thinking>", "</thinking>"),
 )
 """Reasoning markers to look for in a template that doesn't render past reasoning."""
+_SHORTEST: Final = 3
+"""Characters of what opens calls; less would be found in any text."""
 _TAG: Final = re.compile(r"<[^<>\s][^<>]*>|\[[^\[\]]+\]")
 
 
@@ -199,7 +201,11 @@ def _calls(probe: _Probe, form: Format) -> CallSyntax | None:
         if first and second:
             between = probe.two[first.end : second.start]
             after = without_end(probe.two[second.end :], end_of_turn)
-    return _around(found.syntax, before, between, after)
+    syntax = _around(found.syntax, before, between, after)
+    mark = (syntax.section_open or syntax.open).strip()
+    if len(mark) < _SHORTEST and not (syntax.kind == "json" and not mark):
+        raise _UnknownError("nothing marks where calls begin")
+    return syntax
 
 
 def _around(syntax: CallSyntax, before: str, between: str | None, after: str) -> CallSyntax:

@@ -242,7 +242,7 @@ class AnswerParser:
             text = reader.text[reader.at : end if end >= 0 else len(reader.text)]
             begin = text.lstrip()
             if header.begins:
-                plausible = any(b.startswith(begin[: len(b)]) for b in header.begins)
+                plausible = any(b.startswith(begin[: len(b)]) for b in (*header.begins, header.close))
             else:
                 plausible = _NAME_SO_FAR.fullmatch(begin) is not None
             if not plausible or len(text) > MAX_HEADER:

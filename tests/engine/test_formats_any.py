@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -11,9 +12,19 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from engine.formats import HERMES, AnswerParser, CallSyntax, CallText, Format, Piece, ReasoningText
+from engine.errors import TokenglassError
+from engine.formats import (
+    HERMES,
+    AnswerParser,
+    CallSyntax,
+    CallText,
+    Format,
+    Piece,
+    ReasoningText,
+    learn,
+)
 from engine.formats import named as formats
-from engine.types import FunctionSpec, Tool, ToolCall
+from engine.types import ChatMessage, FunctionSpec, Tool, ToolCall
 
 TOOLS = [
     Tool(
@@ -382,3 +393,64 @@ def test_calls_in_parameters_come_back(
     if header is not None:  # text stands in a message of its own
         content = ""
     check_round_trip(form, data, calls, content)
+
+
+# ---- learning from templates that nobody has written
+
+
+@st.composite
+def renderer(draw: st.DrawFn) -> Callable[..., str]:
+    """A template of random parts: of each message, call and argument it writes some, between anything."""
+    marks = st.sampled_from(
+        ("<a>", "</a>", "<|b|>", "[C]", "{", "}", "[", "]", "(", ")", ":", '"', "=", ", ", "\n", " ", "x", "")
+    )
+
+    def line(*fields: str) -> list[str]:
+        return draw(st.lists(st.sampled_from(fields) | marks, max_size=6))
+
+    head, message, call, argument = (
+        line("tools"),
+        line("role", "content", "reasoning", "calls"),
+        line("name", "name", "json", "arguments", "arguments", "id"),
+        line("key", "value", "json", "key", "value"),
+    )
+    refuses = draw(st.sampled_from(("", "calls", "reasoning", "two")))
+
+    def render(
+        messages: Sequence[ChatMessage], tools: Sequence[Tool] = (), *, add_generation_prompt: bool = True
+    ) -> str:
+        def fill(parts: list[str], **known: str) -> str:
+            return "".join(known.get(part, part) for part in parts)
+
+        text = fill(head, tools=json.dumps([tool.function.name for tool in tools]))
+        for said in messages:
+            calls = ""
+            n_calls = len(said.tool_calls or ())
+            if (n_calls and refuses == "calls") or (n_calls > 1 and refuses == "two"):
+                raise TokenglassError("invalid_prompt", "no calls")
+            if said.reasoning and refuses == "reasoning":
+                raise TokenglassError("invalid_prompt", "no reasoning")
+            for one in said.tool_calls or ():
+                arguments = "".join(
+                    fill(argument, key=key, value=str(value), json=json.dumps(value))
+                    for key, value in json.loads(one.arguments).items()
+                )
+                whole = json.dumps({"name": one.name, "arguments": json.loads(one.arguments)})
+                calls += fill(call, name=one.name, json=whole, arguments=arguments, id=one.id)
+            reasoning = said.reasoning or ""
+            text += fill(
+                message, role=said.role, content=said.content or "", reasoning=reasoning, calls=calls
+            )
+        return text + ("<assistant>" if add_generation_prompt else "")
+
+    return render
+
+
+@given(data=st.data())
+@settings(max_examples=400)
+def test_learning_never_raises(data: st.DataObject) -> None:
+    learned = learn(data.draw(renderer()))
+    if learned.format is None:
+        assert learned.reason
+    else:
+        parse(learned.format, [data.draw(garbage(learned.format)) if literals(learned.format) else "text"])

@@ -345,13 +345,13 @@ FORCED = {
 }
 
 
-def grammar_of(form: Format, reasoning_open: bool = False) -> str | None:
+def grammar_of(form: Format) -> str | None:
     writer = Writer()
 
     def rule(hint: str, schema: Mapping[str, Any]) -> str:
         return add_schema(writer, schema, hint)
 
-    expression = call_grammar(form, TOOLS, rule, reasoning_open=reasoning_open)
+    expression = call_grammar(form, TOOLS, rule)
     return None if expression is None else writer.text(expression)
 
 
@@ -376,21 +376,20 @@ def drawn(grammar: str, dice: random.Random) -> str:
 
 def check_forced(form: Format, seed: object) -> None:
     dice = random.Random(str(seed))
-    for reasoning_open in {False, bool(form.reasoning_close)}:
-        grammar = grammar_of(form, reasoning_open)
-        assert grammar is not None
-        for _ in range(5):
-            text = drawn(grammar, dice)
-            content, _, calls = read(form, text, reasoning_open=reasoning_open)
-            assert content == "", text
-            assert calls, text
-            for name, arguments in calls:
-                assert name in ("get_weather", "get_time")
-                if name == "get_weather":
-                    assert {"city", "days"} <= arguments.keys() <= {"city", "days", "unit", "hours"}
-                    assert isinstance(arguments["city"], str)
-                    assert isinstance(arguments["days"], int)
-                    assert arguments.get("unit") in (None, "C", "F")
+    grammar = grammar_of(form)
+    assert grammar is not None
+    for _ in range(8):
+        text = drawn(grammar, dice)
+        content, _, calls = read(form, text)
+        assert content == "", text
+        assert calls, text
+        for name, arguments in calls:
+            assert name in ("get_weather", "get_time")
+            if name == "get_weather":
+                assert {"city", "days"} <= arguments.keys() <= {"city", "days", "unit", "hours"}
+                assert isinstance(arguments["city"], str)
+                assert isinstance(arguments["days"], int)
+                assert arguments.get("unit") in (None, "C", "F")
 
 
 @pytest.mark.parametrize("name", FORCED)
