@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -396,6 +397,37 @@ def test_estimate_in_the_terminal_needs_no_app(tmp_path: Path, capsys: pytest.Ca
         assert cli.main([*home, "estimate", name]) == 1
     assert cli.main([*home, "unload"]) == 1
     assert "no Tokenglass is running" in capsys.readouterr().err
+
+
+def test_loading_and_unloading_in_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def terminal(*words: str) -> tuple[int, str, str]:
+        arguments = ["--home", str(tmp_path), "models", *words]
+        code = await asyncio.get_running_loop().run_in_executor(None, cli.main, arguments)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    async def test() -> None:
+        async with starter(tmp_path) as core:
+            await ready(core)
+            code, out, _ = await terminal("list")
+            assert code == 0
+            assert "loaded: starter · 4 slots of 1024 tokens in 4096 KV cells · " in out
+            code, out, _ = await terminal("load", "starter", "--ctx", "512")
+            assert (code, out[:41]) == (0, "loaded starter · 4 slots of 512 tokens in")
+            code, _, err = await terminal("load", "starter", "--ctx", str(HUGE))
+            assert code == 1
+            assert "are free (a context of 1024 tokens fits; " in err
+            code, out, _ = await terminal("unload")
+            assert (code, out) == (0, "unloaded starter\n")
+            code, out, _ = await terminal("list")
+            assert "loaded:" not in out
+            monkeypatch.setattr(fit, "this_machine", lambda _pid=None: CPU)
+            code, out, _ = await terminal("estimate", "starter")
+            assert "measured on this machine" in out
+
+    run(test())
 
 
 def test_options_are_read() -> None:
