@@ -18,6 +18,6 @@ class Prepared:
     grammar: str | None = None
     """GBNF that the answer obeys, checked."""
     format: Format | None = None
-    """How the model writes reasoning and tool calls; None: all is plain text."""
+    """How the model writes reasoning and tool calls; None: plain text, and calls in Hermes's form."""
     reasoning_open: bool = False
     """The prompt ends inside a reasoning block."""

@@ -82,7 +82,10 @@ class AnswerParser:
             [*in_text, (form.reasoning_open, "reasoning"), (form.reasoning_close, "skip")]
         )
         ends = form.header.ends if form.header is not None else (form.reasoning_close,)
-        self._reasoning_ends = MarkerSet((end, "close") for end in ends)
+        self._message_ends = MarkerSet((end, "skip") for end in ends)
+        # control tokens are never meant as words: a model that writes one in mid-thought makes a call
+        call = in_text[-1:] if calls is not None and form.call_tokens else []
+        self._reasoning_ends = MarkerSet([*((end, "skip") for end in ends), *call])
         self._awaited: MarkerSet | None = None
         """While text is passed on: the markers that would end that."""
         self._run = self._answer()
@@ -153,20 +156,21 @@ class AnswerParser:
         self._fresh = self._after_marker = True
 
     def _answer(self) -> Generator[None, None, None]:
-        if self.reasoning:
-            yield from self._in_reasoning()
-        elif self._format.header is not None:
-            yield from self._in_header()
-        while role := (yield from self._content()):
+        role = "reasoning" if self.reasoning else "header" if self._format.header is not None else "content"
+        while role:
+            if role == "content":
+                role = yield from self._content()
+                continue
+            if role == "header":
+                role = yield from self._in_header()
             if role == "reasoning":
                 self.reasoning = True
-                yield from self._in_reasoning()
-            elif role == "header":
-                yield from self._in_header()
-            elif role == "skip":
+                role = yield from self._in_reasoning()
+            if role == "skip":
                 self._begin_block()
-            else:
+            elif role in ("section", "call"):
                 yield from self._section(role == "call")
+            role = "content"
 
     def _content(self) -> Reading[str]:
         """Pass text on up to the next marker, and that; answers the marker's role, or nothing at the end."""
@@ -215,7 +219,8 @@ class AnswerParser:
             reader.at = self._given = start
         return ""
 
-    def _in_reasoning(self) -> Reading[None]:
+    def _in_reasoning(self) -> Reading[str]:
+        """Pass reasoning on; answers the role of the marker that ends it, or nothing at the end."""
         reader = self._reader
         yield from reader.space()
         while True:
@@ -224,16 +229,18 @@ class AnswerParser:
             if hit and hit.end != MORE:
                 reader.at = hit.end
                 self.reasoning = False
-                self._begin_block()
-                return
+                return hit.role
             if reader.ended:
-                return
+                return ""
             self._awaited = self._reasoning_ends
             yield
             self._awaited = None
 
-    def _in_header(self) -> Reading[None]:
-        """A message's header, and reasoning or a call where it says so. What is no header stays content."""
+    def _in_header(self) -> Reading[str]:
+        """A message's header, and a call where it announces one; answers what comes next.
+
+        What is no header stays content.
+        """
         header, reader = self._format.header, self._reader
         assert header is not None
         self._fresh = True
@@ -247,24 +254,23 @@ class AnswerParser:
                 plausible = _NAME_SO_FAR.fullmatch(begin) is not None
             if not plausible or len(text) > MAX_HEADER:
                 self._pass_marker()
-                return
+                return "content"
             if end >= 0:
                 break
             if not (yield from reader.more()):
                 self._pass_marker()
-                return
+                return "content"
         if not header.begins and text.strip() not in self._recipients:
             self._pass_marker()
-            return
+            return "content"
         reader.at = end + len(header.close)
         if re.search(header.reasoning, text):
             self._begin_block()
-            self.reasoning = True
-            yield from self._in_reasoning()
-        elif self._has_tools and header.call and (found := re.search(header.call, text)):
+            return "reasoning"
+        if self._has_tools and header.call and (found := re.search(header.call, text)):
             yield from self._message_call(found.group(1))
-        else:
-            self._begin_block()
+            return "content"
+        return "skip"
 
     def _pass_marker(self) -> None:
         """What has been taken for the beginning of a message is content."""
@@ -290,7 +296,7 @@ class AnswerParser:
             return
         self._tell()
         self._close_call(body)
-        _, end, _ = yield from reader.peek(self._reasoning_ends)
+        _, end, _ = yield from reader.peek(self._message_ends)
         if end != NO:
             reader.at = end
         self._begin_block()

@@ -27,11 +27,24 @@ def _refuse(name: str) -> NoReturn:
 
 
 _decoder: Any = json.JSONDecoder(parse_constant=_refuse)
+_lenient: Any = json.JSONDecoder(parse_constant=_refuse, strict=False)
 
 
 def parse_json(text: str) -> Any:
     """Raises ValueError for what is no JSON, and RecursionError for what is nested too deep."""
     return _decoder.decode(text)
+
+
+def _valid(text: str) -> str:
+    """The text, or the same value in valid JSON: models leave line breaks in strings as they are.
+
+    Raises ValueError, RecursionError.
+    """
+    try:
+        parse_json(text)
+    except ValueError:
+        return dump_json(_lenient.decode(text))
+    return text
 
 
 def dump_json(value: Any) -> str:
@@ -49,6 +62,7 @@ def body_of_object(text: str, name_key: str = "name", arguments_key: str = "argu
     Fields of the usual other names are understood too; without a `name_key` the only key is the name.
     """
     try:
+        text = _valid(text)
         data = parse_json(text)
         if isinstance(data, dict) and isinstance(data.get("function"), dict):
             text = _value_as_written(text, "function")
@@ -72,10 +86,11 @@ def body_of_object(text: str, name_key: str = "name", arguments_key: str = "argu
 
 def arguments_as_written(text: str) -> str:
     """The text of a JSON object; some models write it as a string. Raises ValueError, RecursionError."""
+    text = _valid(text)
     value = parse_json(text)
     if isinstance(value, str):
-        text = value
-        text.encode()
+        value.encode()
+        text = _valid(value)
         value = parse_json(text)
     if not isinstance(value, dict):
         raise ValueError("arguments are an object")

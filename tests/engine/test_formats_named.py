@@ -159,6 +159,11 @@ ANSWERS: dict[str, tuple[Format, str, Answer]] = {
         '<tool_call>{"name": "get_time</tool_call>\n<tool_call>{"name": "get_time"}</tool_call>',
         ('<tool_call>{"name": "get_time</tool_call>', "", [("get_time", {})]),
     ),
+    "a line break within a string, as no JSON has it": (
+        HERMES,
+        '<tool_call>{"name": "get_weather", "arguments": {"city": "a\n\tb"}}</tool_call>',
+        ("", "", [("get_weather", {"city": "a\n\tb"})]),
+    ),
     "kimi k3": (
         formats.KIMI_K3,
         (
@@ -327,6 +332,13 @@ def test_markers_that_are_control_tokens_are_seen_and_others_are_not() -> None:
     ]
     assert [token["index"] for token in tokens] == list(range(8))
     assert [token["text"] for token in tokens] == ["", "Hm.", "", "Hi.", "", "", '{"name": "get_time"}', ""]
+
+
+def test_a_call_in_mid_thought_counts_where_its_marker_is_a_control_token() -> None:
+    output, _ = spoken([0, 5, 2, 7, 3, 6], tools=TOOLS)
+    assert (output.reasoning, output.text, len(output.tool_calls)) == ("Hm.", "Hi.", 1)
+    words = "<think>Hm: <tool_call>{}</tool_call>?</think>Hi."
+    assert read(HERMES, words) == ("Hi.", "Hm: <tool_call>{}</tool_call>?", [])
 
 
 def test_without_tools_the_control_tokens_of_calls_stay_unseen() -> None:
