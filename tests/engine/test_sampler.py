@@ -294,6 +294,25 @@ def test_a_forbidden_token_is_refused_and_the_process_lives(backend: llamacpp.Ll
     assert caught.value.info.path == "grammar"
 
 
+def test_every_beginning_of_a_character_has_a_rest() -> None:
+    """Else a grammar could lead to where no token is left."""
+    beginnings = {b""}
+    n_characters = 0
+    while beginnings:
+        longer = [
+            begun + bytes([byte])
+            for begun in beginnings
+            for byte in (range(0x80, 0xC0) if begun else range(256))
+        ]
+        rests = {data: sampler._rest(data) for data in longer}
+        n_characters += sum(rest == b"" for rest in rests.values())
+        for begun in beginnings - {b""}:
+            assert any(rests[begun + bytes([byte])] is not None for byte in range(0x80, 0xC0))
+        beginnings = {data for data, rest in rests.items() if rest}
+        assert all(len(data) < 4 for data in beginnings)
+    assert n_characters == 0x110000 - 0x800, "all but surrogates"
+
+
 def test_control_tokens_do_not_stand_for_their_text(backend: llamacpp.LlamaBackend) -> None:
     """Unless the grammar spells it out; else the answer would lack what the grammar has counted."""
     texts = backend._sampling.control_texts

@@ -81,7 +81,9 @@ def _rest(data: bytes) -> bytes | None:
         _, n_whole = codecs.utf_8_decode(data, "strict", False)
     except UnicodeDecodeError:
         return None
-    return data[n_whole:]
+    rest = data[n_whole:]
+    # Python takes half a surrogate for a beginning, of which there is no rest
+    return None if rest[:1] == b"\xed" and rest[1:2] >= b"\xa0" else rest
 
 
 class LlamaSampler:
