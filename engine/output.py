@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from engine.backend import Sampled
 from engine.detokenize import Detokenizer, PieceCache
@@ -28,9 +29,11 @@ class Output:
         self.n_tokens = 0
         self._generation_id = command.generation_id
         self._pieces = pieces
-        # tools that a template knows nothing of are often called in the most common form all the same
         tools = command.tools if command.tool_choice != "none" else []
-        fmt = prepared.format or (HERMES if tools else None)
+        fmt = prepared.format
+        if tools and (fmt is None or not fmt.has_calls):
+            # tools that a template knows nothing of are often called in the most common form all the same
+            fmt = HERMES if fmt is None else replace(fmt, calls=HERMES.calls)
         self._detokenizer = Detokenizer(pieces, fmt.shown_tokens(bool(tools)) if fmt else ())
         self._stops = StopMatcher(command.stop) if command.stop else None
         self._parser: AnswerParser | None = None

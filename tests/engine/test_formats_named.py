@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from engine.backend import Sampled
+from engine.backends import fake
 from engine.commands import Generate
 from engine.detokenize import PieceCache
 from engine.events import Event, GenerationDelta, ReasoningDelta, ToolCallDelta, ToolCallDone
@@ -27,11 +28,12 @@ from engine.formats import named as formats
 from engine.gbnf import parse as parse_grammar
 from engine.grammar import MAX_GENERATED
 from engine.output import Output
+from engine.prepare import Preparer
 from engine.prepared import Prepared
 from engine.schema import Writer, add_schema
 from engine.stacks import Matcher, Stack
 from engine.templates import ChatTemplate
-from engine.types import FunctionSpec, Tool, ToolCall
+from engine.types import ChatMessage, FunctionSpec, Tool, ToolCall, WorkerConfig
 
 WEATHER = Tool(
     type="function",
@@ -267,6 +269,58 @@ def test_strange_templates_do_no_harm(source: str) -> None:
     learned = learn(ChatTemplate(source, bos_text="", eos_text="").render, source)
     if learned.format is not None:
         assert read(learned.format, "Some text.")[0] == "Some text."
+
+
+# ---- at the load of a model
+
+THINKING = """\
+{%- for message in messages -%}
+<|im_start|>{{ message.role }}
+{% if message.reasoning_content %}<think>
+{{ message.reasoning_content }}
+</think>
+
+{% endif %}{{ message.content }}<|im_end|>
+{% endfor -%}
+{% if add_generation_prompt %}<|im_start|>assistant
+<think>
+{% endif %}"""
+
+
+def prepared(source: str | None, **asked: Any) -> tuple[Preparer, Prepared]:
+    backend = fake.load(WorkerConfig(model_id="m", model_path="fake:", n_slots=1), lambda done: True)
+    preparer = Preparer(backend, source)
+    command = Generate(generation_id="g", received_t=0.0, client_id="c", origin="live", **asked)
+    return preparer, preparer.prepare(command)
+
+
+def test_what_is_learned_at_the_load_is_told_and_goes_with_each_generation() -> None:
+    asked = [ChatMessage(role="user", content="Hi")]
+    preparer, it = prepared(THINKING, messages=asked)
+    assert (preparer.info.format, preparer.info.reasoning, preparer.info.tools) == ("learned", True, False)
+    assert it.format is preparer.format
+    assert it.reasoning_open
+    preparer, it = prepared(None, messages=asked)
+    assert (preparer.info.format, preparer.info.reasoning, preparer.info.tools) == ("learned", False, True)
+    assert it.format is not None
+    assert it.format.calls is not None
+    assert it.format.calls.open == "<tool_call>"
+    assert not it.reasoning_open
+
+
+def test_the_answer_to_a_raw_prompt_is_plain_text_unless_there_are_tools() -> None:
+    assert prepared(THINKING, prompt="Hi")[1].format is None
+    assert prepared(THINKING, prompt="Hi", tools=TOOLS)[1].format is not None
+
+
+def test_only_control_tokens_of_markers_are_bound() -> None:
+    backend = fake.load(WorkerConfig(model_id="m", model_path="fake:", n_slots=1), lambda done: True)
+    calls = CallSyntax(open="<|im_start|>call\n", close="</call>")
+    form = Format("learned", "<think>", "</think>", calls=calls, skip=("<|im_end|>",)).bind(backend)
+    assert form.reasoning_tokens == {fake.IM_END}
+    assert form.call_tokens == {fake.IM_START}
+    assert form.shown_tokens(tools=False) == {fake.IM_END}
+    assert form.shown_tokens(tools=True) == {fake.IM_END, fake.IM_START}
 
 
 # ---- control tokens

@@ -105,6 +105,11 @@ def test_reasoning_has_deltas_and_a_text_of_its_own() -> None:
     assert "".join(event.text for event in events if isinstance(event, ReasoningDelta)) == "Hm, so."
 
 
+def test_calls_are_looked_for_even_where_the_template_tells_of_none() -> None:
+    output, _ = feed([b"[T]Hm.[/T]" + CALL.encode()], stop=[], tools=True, form=Format("x", "[T]", "[/T]"))
+    assert (output.reasoning, output.text, len(output.tool_calls)) == ("Hm.", "", 1)
+
+
 def test_tools_that_may_not_be_called_are_not_looked_for() -> None:
     command = _command(tools=True, tool_choice="none")
     output = Output(Prepared(command, [], format=HERMES), PieceCache([CALL.encode()].__getitem__))
