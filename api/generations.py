@@ -184,8 +184,11 @@ class Generations:
         if self.has_work:
             self._on_work()
 
-    def lose_worker(self, lost: ErrorInfo, log_tail: str) -> None:
-        """The worker has ended: answer what it was asked, and keep what the next one can go on with."""
+    def lose_worker(self, lost: ErrorInfo, log_tail: str, *, blame: bool) -> None:
+        """The worker has ended: answer what it was asked, and keep what the next one can go on with.
+
+        `blame`: it ended by itself; where somebody has killed it, no prompt can be what did it.
+        """
         if self._worker is not None:
             self._worker = None
             self._answer_all(lost)
@@ -193,7 +196,7 @@ class Generations:
             self.finish(generation_id, "cancelled")
         self._left.clear()
         for generation_id, active in list(self._active.items()):
-            active.lose_worker()
+            active.lose_worker(blame=blame)
             if active.deaths >= MAX_DEATHS or (active.started is None and active.sends >= MAX_SENDS):
                 self.finish(generation_id, "error", _blamed(lost, log_tail))
 

@@ -138,9 +138,11 @@ class Active:
         del self.tokens[n_tokens:], self.times[max(0, len(self.times) - removed) :]
         self.injected = [index for index in self.injected if index < n_tokens]
 
-    def lose_worker(self) -> None:
-        """Its worker is gone."""
+    def lose_worker(self, *, blame: bool) -> None:
+        """Its worker is gone, if it had one; `blame`: by itself."""
         self.deaths += self.has_slot
+        if self.sent and not blame:
+            self.sends -= 1
         self.sent = self.has_slot = self.mute = False
 
     def branch(self, fork: Fork) -> Active:

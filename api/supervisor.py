@@ -42,6 +42,8 @@ MAX_DEATHS = 3
 """Within `DEATH_WINDOW_S`; one more, and the worker is not started again."""
 DEATH_WINDOW_S = 60.0
 N_LOGS = 4
+ENDED_BY_OTHERS = ("SIGKILL", "SIGTERM", "SIGHUP", "SIGINT")
+"""Signals that a process doesn't end itself with."""
 
 Phase = Literal["stopped", "loading", "ready", "restarting", "failed"]
 
@@ -324,7 +326,8 @@ class Supervisor:
             message=f"the engine ended ({how})",
             hint="it is started again and goes on; what this command asked for was not done",
         )
-        self._generations.lose_worker(lost, info.log_tail)
+        blame = self._hung or info.signal not in ENDED_BY_OTHERS
+        self._generations.lose_worker(lost, info.log_tail, blame=blame)
         if failure is None:
             attempt = len(self._deaths)
             delay_s = BACKOFF_S[min(attempt, len(BACKOFF_S)) - 1]

@@ -433,14 +433,14 @@ def test_a_prompt_that_ends_workers_is_found_among_those_that_wait(
             others = [await wire.generate(f"{n}", max_tokens=4) for n in range(4)]
             poison = others[1]
             generations = core.supervisor._generations
-            kill(core)
+            kill(core, signal.SIGABRT)
             # a scripted end: the worker dies as soon as it is given this one once more
             send = generations._send
 
             def deadly(worker: Any, active: Any) -> None:
                 send(worker, active)
                 if active.generation_id == poison:
-                    worker.kill()
+                    os.kill(worker.pid, signal.SIGABRT)
 
             generations._send = deadly  # type: ignore[method-assign]
             finished = await wire.finished(poison)
