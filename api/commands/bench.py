@@ -140,8 +140,11 @@ def _settings(arguments: argparse.Namespace, progress: Progress) -> Settings:
 
 
 def _model(arguments: argparse.Namespace, progress: Progress) -> tuple[str, Path]:
+    wanted = getattr(arguments, "model", None)
     if not arguments.synthetic:
-        return find_model(arguments.home, getattr(arguments, "model", None) or "starter")
+        return find_model(arguments.home, wanted or "starter")
+    if wanted:
+        raise TokenglassError("invalid_argument", "give --model or --synthetic, not both")
 
     def written(done: int, total: int) -> None:
         progress(f"writing the model: {100 * done // total} % of {total / 1e6:,.0f} MB")

@@ -89,6 +89,7 @@ def test_the_starter_model_and_other_settings(
         ["--model", "fake:"],
         ["--model", "missing.gguf"],
         ["--synthetic", "huge"],
+        ["--synthetic", "1M", "--model", "starter"],
         ["--synthetic", "1M", "--quantization", "Q9"],
         ["--llama-server", "no-such-program"],
     ],
