@@ -83,6 +83,11 @@ def build_parser() -> argparse.ArgumentParser:
     chat.add_argument("--max-tokens", type=_whole(1), metavar="N")
     chat.add_argument("--temperature", type=float, metavar="T")
     chat.add_argument("--seed", type=_whole(0), metavar="N")
+    answer = chat.add_mutually_exclusive_group()
+    answer.add_argument(
+        "--json-schema", metavar="FILE", help="answers are JSON that fulfils this JSON Schema"
+    )
+    answer.add_argument("--grammar", metavar="FILE", help="answers obey this grammar (GBNF)")
 
     watch = commands.add_parser("watch", parents=[common], help="follow every generation and metric")
     watch.add_argument("--json", action="store_true", help="print the frames as they come")

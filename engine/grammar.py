@@ -127,7 +127,7 @@ def _refuse_left_recursion(rules: Rules, number: int) -> None:
 
 
 def _check_openings(rules: Rules, nullable: set[int], order: list[int]) -> None:
-    """Refuse rules that can begin in too many ways: llama.cpp follows each of them on its own."""
+    """Refuse what can go on in too many ways from some place: llama.cpp follows each of them on its own."""
     openings: dict[int, int] = {}
     total = 0
     for number in order:
@@ -135,9 +135,14 @@ def _check_openings(rules: Rules, nullable: set[int], order: list[int]) -> None:
         for start in rules.alternatives[number]:
             count += 1 + sum(openings[each] for each in _references(rules, start, nullable))
         if count > MAX_OPENINGS:
-            name = rules.names.get(number)
-            refuse(f"{name or 'a group'} can begin in more than {MAX_OPENINGS} ways")
+            name = rules.names.get(number, "a group")
+            refuse(f"{name} can begin in more than {MAX_OPENINGS} ways")
         openings[number] = count
         total += count
     if total > MAX_ALL_OPENINGS:
         refuse(f"the rules can begin in more than {MAX_ALL_OPENINGS} ways, all together")
+    ways = 0
+    for element in reversed(rules.elements):
+        ways = openings[element] + (ways if element in nullable else 0) if isinstance(element, int) else 1
+        if ways > MAX_OPENINGS:
+            refuse(f"a sequence can go on in more than {MAX_OPENINGS} ways")

@@ -104,11 +104,14 @@ def stress(rules: Rules) -> None:
         for n_characters in range(_STEPS):
             if len(stacks) > MAX_STACKS:
                 raise TooManyStacksError(n_characters)
+            if matcher.work > _WORK * round_ / len(measures):
+                break
             choices = [matcher.after(stacks, code) for code in _codes(matcher, stacks, dice)]
             choices = [choice for choice in choices if choice]
-            if not choices or matcher.work > _WORK * round_ / len(measures):
+            if not choices:
                 break
-            stacks = max(choices, key=measure)
+            most = max(choices, key=len)
+            stacks = most if len(most) > MAX_STACKS else max(choices, key=measure)
 
 
 def _codes(matcher: Matcher, stacks: list[Stack], dice: random.Random) -> list[int]:

@@ -6,7 +6,6 @@ worker calls `answer_grammar`, which knows how its model writes reasoning and ca
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
@@ -20,7 +19,7 @@ from engine.types import NamedToolChoice, ResponseFormat, Tool, ToolChoice
 
 if TYPE_CHECKING:
     from engine.commands import Generate
-    from engine.formats import CallSyntax, Format
+    from engine.formats import Format
 
 MAX_CALLS: Final = 8
 """In one answer, where `tool_choice` is `required`."""
@@ -115,46 +114,24 @@ def _chosen(choice: ToolChoice, tools: Sequence[Tool]) -> list[tuple[int, Tool]]
 
 def _calls(command: Generate, form: Format | None) -> str:
     """One call of a named tool, or some of any tools, as the model's template writes them."""
-    syntax = form.calls if form is not None else None
-    if syntax is None or syntax.kind not in ("json", "name_json"):
+    from engine.formats import call_grammar  # the worker's own: the app needs none of it
+
+    writer = Writer()
+    tools = [tool for _, tool in _chosen(command.tool_choice, command.tools)]
+    calls = None
+    if form is not None:
+        most = MAX_CALLS if command.tool_choice == "required" else 1
+        calls = call_grammar(
+            form, tools, lambda _, schema: add_schema(writer, dict(schema), "tools"), most=most
+        )
+    if calls is None:
         raise TokenglassError(
             "invalid_argument",
-            "tool_choice: this model can't be made to call a tool: " + _why_not(form),
+            "tool_choice: the way in which this model's template writes calls can't be enforced",
             path="tool_choice",
             hint="use auto, or a response_format with a JSON schema",
         )
-    writer = Writer()
-    written = []
-    for i, tool in _chosen(command.tool_choice, command.tools):
-        arguments = add_schema(writer, tool.function.parameters or {"type": "object"}, _parameters_path(i))
-        before, after = _around(syntax, tool.function.name)
-        written.append(f"{before} {arguments} {after}")
-    call = writer.choice("call", written)
-    calls = f"{literal(syntax.section_open)} {call}"
-    if command.tool_choice == "required":
-        more = writer.rule("more", f"{literal(syntax.separator)} {call}")
-        calls += f" {more}{{0,{MAX_CALLS - 1}}}"
-    return finished(writer, f"{calls} {literal(syntax.section_close)}", "tool_choice", stressed=False)
-
-
-def _why_not(form: Format | None) -> str:
-    if form is None or not form.has_calls:
-        return "its template tells of no way to write calls"
-    return "the way its template writes calls can't be enforced yet"
-
-
-def _around(syntax: CallSyntax, name: str) -> tuple[str, str]:
-    """Expressions for what stands before and after a call's arguments in JSON."""
-    if syntax.kind == "name_json":
-        number = f"{literal(syntax.id_open)} {syntax.id_rule}" if syntax.id_rule else ""
-        start = literal(syntax.open + syntax.name_open + name)
-        return f"{start} {number} {literal(syntax.name_close)}", literal(syntax.close)
-    if not syntax.name_key:
-        return literal(f"{syntax.open}{{{json.dumps(name)}: "), literal("}" + syntax.close)
-    before = syntax.before_name or f"{{{json.dumps(syntax.name_key)}: "
-    between = syntax.before_arguments or f", {json.dumps(syntax.arguments_key)}: "
-    after = (syntax.after_arguments or "}") + syntax.close
-    return literal(syntax.open + before + json.dumps(name) + between), literal(after)
+    return finished(writer, calls, "tool_choice", stressed=False)
 
 
 # ---- reasoning

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import json
 import math
 import select
 import signal
@@ -48,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     if prompt is not None and not prompt.strip():
         print("tokenglass: nothing to ask: give a PROMPT, or pipe one in", file=sys.stderr)
         return 2
+    wanted = _wanted(args)
     paths = Paths.resolve(args.home)
     # the app first: starting a process is safest before there is a second thread
     model: str | None = getattr(args, "model", None)
@@ -58,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
                 _check_model(
                     model, loop.call(client.request("models.list")), loop.call(client.request("snapshot"))
                 )
-            chat = _Chat(client, loop, args)
+            chat = _Chat(client, loop, args, wanted)
             if prompt is not None:
                 return chat.ask(prompt)
             return chat.interact(paths)
@@ -84,11 +86,13 @@ def _check_model(wanted: str, library: dict[str, Any], snapshot: dict[str, Any])
 class _Chat:
     """One conversation, kept here and sent whole each time; the engine's slots know its beginning."""
 
-    def __init__(self, client: LiveClient, loop: _Loop, args: argparse.Namespace) -> None:
+    def __init__(
+        self, client: LiveClient, loop: _Loop, args: argparse.Namespace, wanted: dict[str, Any]
+    ) -> None:
         self._client = client
         self._loop = loop
         self._system: str | None = args.system
-        self._arguments: dict[str, Any] = {}
+        self._arguments = dict(wanted)
         if args.max_tokens is not None:
             self._arguments["max_tokens"] = args.max_tokens
         sampling = {"temperature": args.temperature, "seed": args.seed}
@@ -306,6 +310,28 @@ async def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _read(file: str) -> str:
+    """A text file that the user named. Raises TokenglassError."""
+    try:
+        return Path(file).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it isn't UTF-8 text"
+        raise TokenglassError("invalid_argument", f"{file} can't be read: {reason}") from None
+
+
+def _wanted(args: argparse.Namespace) -> dict[str, Any]:
+    """What answers must be, as arguments of `generate`. Raises TokenglassError."""
+    if args.grammar is not None:
+        return {"grammar": _read(args.grammar)}
+    if args.json_schema is None:
+        return {}
+    try:
+        schema = json.loads(_read(args.json_schema))
+    except (ValueError, RecursionError) as error:
+        raise TokenglassError("invalid_argument", f"{args.json_schema} isn't JSON: {error}") from None
+    return {"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}}
 
 
 def _piped() -> str:

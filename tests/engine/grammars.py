@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import select
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 
 from engine.gbnf import Rules
 
+ANSWER_S = 60
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -29,6 +31,8 @@ class Child:
         request = json.dumps({"grammar": grammar, "text": text, "seed": seed, "draw": draw})
         self._process.stdin.write(request + "\n")
         self._process.stdin.flush()
+        answered, _, _ = select.select([self._process.stdout], [], [], ANSWER_S)
+        assert answered, f"llama.cpp takes for ever with {grammar[:2000]!r}"
         line = self._process.stdout.readline()
         assert line, f"llama.cpp died of {grammar[:2000]!r}"
         answer = json.loads(line)

@@ -58,6 +58,7 @@ nonpawn ::= [NBKQR] [a-h]? [1-8]? "x"? [a-h] [1-8]
 pawn ::= ([a-h] "x")? [a-h] [1-8] ("=" [NBKQR])?
 castle ::= "O-O" "-O"?"""
 LIST = 'root ::= item+\r\n\r\n# a list\r\nitem ::= "- " [^\\r\\n\\x0b\\x0c\\x85\\u2028\\u2029]+ "\\n"\r\n'
+MANY = 'root ::= ("a" | [b-d]{2,5} | x)+ "." x?\nx ::= "<" x ">" | y{0,40} "!"\ny ::= [^"\\n] | "é"{3}'
 KNOWN = {"json": JSON, "arithmetic": ARITHMETIC, "chess": CHESS, "list": LIST}
 
 
@@ -96,12 +97,16 @@ KILLERS = (
         + 'r60 ::= "a"',
         "can begin in more than 5000 ways",
     ),
+    ("root ::= [x] [a]*{2000} [y]", "too ambiguous"),
+    ("root ::= [x] ([a]? [b]?)*{600}", "left recursion"),
+    ("root ::= [x] " + "[a]? " * 3000, "a sequence can go on in more than 5000 ways"),
     ("root ::= r9999\nr0 ::= [a]\n" + "".join(f"r{i + 1} ::= r{i}\n" for i in range(3000)), "no rule r9999"),
     ("root ::= r3000\nr0 ::= [a]\n" + "".join(f"r{i + 1} ::= r{i}\n" for i in range(3000)), "all together"),
     # stacks that double with each character
     ('root ::= "a" root "c" | "a" root "d" | "b"', "too ambiguous: after 7 characters"),
     ('root ::= "x" (a | b)\na ::= "(" c ")" | "(" c "]"\nb ::= "["\nc ::= "." | a', "too ambiguous"),
-    ('root ::= ("x"?){0,1000}', "can begin in more than 5000 ways"),
+    ('root ::= ("x"?){0,1000}', "ways"),
+    ("root ::= [x] [a]*{600} [y]", "too ambiguous"),
     ('root ::= "-" ("x"? "y"?){0,300}', "too ambiguous: after"),
 )
 
@@ -281,6 +286,7 @@ def agree(llama: Child, source: str, seed: int, counts: dict[str, int]) -> None:
     counts["stuck"] += answer["stuck"]
 
 
+@pytest.mark.timeout(3600)
 @settings(
     max_examples=5000 if SOAK else 300,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
@@ -289,3 +295,41 @@ def agree(llama: Child, source: str, seed: int, counts: dict[str, int]) -> None:
 @example(source=JSON, seed=1)
 def test_random_grammars(llama: Child, counts: dict[str, int], source: str, seed: int) -> None:
     agree(llama, source, seed, counts)
+
+
+def mutated(text: str, dice: random.Random) -> str:
+    """A few pieces left out, doubled, moved, or put in from what means something in a grammar."""
+    pieces = [
+        *'"[](){}|*+?\\\n^-.:=<>!#',
+        "{0,500}",
+        "{2000}",
+        "root",
+        "\\x",
+        "\\uD800",
+        "\0",
+        "é",
+        "\U0001f600",
+    ]
+    for _ in range(dice.randint(1, 4)):
+        a, b = sorted(dice.randrange(len(text) + 1) for _ in range(2))
+        b = min(b, a + dice.choice((1, 3, 30)))
+        text = dice.choice(
+            (
+                text[:a] + text[b:],
+                text[:a] + text[a:b] * 2 + text[b:],
+                text[:a] + dice.choice(pieces) + text[a:],
+                text[:a] + dice.choice(pieces) + text[b:],
+                text[:a] + text[b:] + text[a:b],
+            )
+        )
+    return text
+
+
+@pytest.mark.timeout(3600)
+def test_mutated_grammars_are_refused_or_work(llama: Child, counts: dict[str, int]) -> None:
+    before = dict(counts)
+    dice = random.Random(7)
+    for seed in range(5000 if SOAK else 300):
+        agree(llama, mutated(dice.choice((*KNOWN.values(), MANY)), dice), seed, counts)
+    assert counts["taken"] > before["taken"]
+    assert counts["refused"] > before["refused"]

@@ -53,6 +53,7 @@ def counts() -> Iterator[dict[str, int]]:
     print(f"random schemas: {found}")
 
 
+@pytest.mark.timeout(3600)
 @settings(max_examples=3000 if SOAK else 150)
 @given(schema=schemas, seed=st.integers(0, 10**6))
 def test_random_schemas(llama: Child, counts: dict[str, int], schema: Any, seed: int) -> None:
@@ -407,3 +408,72 @@ def test_hostile_sizes_end_in_words_or_a_grammar_and_soon() -> None:
         else:
             assert len(grammar.encode()) <= MAX_GENERATED
         assert time.thread_time() - start < 10, str(schema)[:100]
+
+
+def mutated(schema: Any, dice: random.Random) -> Any:
+    """The schema with one place in it changed."""
+    if not isinstance(schema, dict | list) or not schema or dice.random() < 0.15:
+        return dice.choice(ODD)
+    if isinstance(schema, list):
+        place = dice.randrange(len(schema))
+        return [mutated(item, dice) if i == place else item for i, item in enumerate(schema)]
+    keyword = dice.choice(list(schema))
+    changed = {**schema, keyword: mutated(schema[keyword], dice)}
+    if dice.random() < 0.3:
+        changed[dice.choice(KEYWORDS)] = changed.pop(keyword)
+    return changed
+
+
+ODD: tuple[Any, ...] = (
+    *(None, True, False, 0, -1, 1e400, 10**40, 0.1, "", "#", "\ud800", "x" * 300, [], {}, [[]]),
+    *(["string", 5], {"$ref": "#"}, {"type": "object"}, {"anyOf": [{"$ref": "#"}, {}]}),
+    *({"enum": list(range(500))}, {"pattern": "(a|b){1,9}[^c]+"}, {"maxLength": 10**9}),
+    *({"minItems": 1999}, {"allOf": [{"$ref": "#"}] * 3}),
+)
+KEYWORDS = (
+    *("type", "properties", "required", "additionalProperties", "items", "prefixItems", "minItems"),
+    *("maxItems", "minLength", "maxLength", "pattern", "format", "minimum", "maximum", "exclusiveMinimum"),
+    *("exclusiveMaximum", "multipleOf", "anyOf", "oneOf", "allOf", "$ref", "enum", "const", "nullable"),
+    *("not", "title", "uniqueItems", "minProperties", "$defs"),
+)
+
+
+@pytest.mark.timeout(3600)
+def test_mutated_schemas_are_refused_or_work(llama: Child) -> None:
+    """Also as the app does it: no other exception than ours, and llama.cpp takes what comes out."""
+    dice = random.Random(5)
+    taken = refused = 0
+    for seed in range(5000 if SOAK else 250):
+        schema: Any = dice.choice((PERSON, AMBIGUOUS, {"oneOf": [PERSON, {"enum": [1, "a"]}]}, LARGE))
+        for _ in range(dice.randint(1, 3)):
+            schema = mutated(schema, dice)
+        try:
+            grammar = to_grammar(schema)
+        except TokenglassError as error:
+            assert error.code == "invalid_argument"  # noqa: PT017
+            refused += 1
+            continue
+        taken += 1
+        text = Derivation(parse(grammar, MAX_GENERATED), dice, brief=60).text()
+        assert valid(json.loads(text), schema), (schema, text)
+        assert llama.ask(grammar, seed=seed, draw=3)["taken"], schema
+    print(f"mutated schemas: {taken} taken, {refused} refused")
+    assert taken > refused / 20
+    assert refused
+
+
+LARGE = {
+    "type": "object",
+    "properties": {
+        "when": {"type": "string", "format": "date-time"},
+        "list": {
+            "type": "array",
+            "prefixItems": [{"type": "number", "minimum": 0.5}],
+            "items": {"type": "null"},
+        },
+        "code": {"type": "string", "pattern": "^[A-Z]{2}\\d+$"},
+        "more": {"allOf": [{"properties": {"a": {"const": [1]}}}, {"required": ["a"]}]},
+    },
+    "required": ["when"],
+    "additionalProperties": {"type": ["integer", "boolean"]},
+}
