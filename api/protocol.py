@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from engine.commands import MAX_PROMPT_LOOKUP
 from engine.errors import ErrorInfo, TokenglassError
 from engine.types import Argument, ChatMessage, ResponseFormat, SamplingParams, Tool, ToolChoice
 
@@ -59,7 +60,7 @@ class Generate(BaseCommand):
     response_format: ResponseFormat | None = None
     grammar: str | None = Field(None, min_length=1, max_length=65_536)
     """GBNF, with the rule `root` for the whole answer."""
-    prompt_lookup_num_tokens: int = Field(0, ge=0, le=16)
+    prompt_lookup_num_tokens: int = Field(0, ge=0, le=MAX_PROMPT_LOOKUP)
     logprobs: int | None = Field(None, ge=0, le=20)
     on_disconnect: Literal["continue", "cancel"] = "continue"
 

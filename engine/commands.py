@@ -9,6 +9,10 @@ from pydantic import Field, TypeAdapter
 from engine.types import ChatMessage, Origin, ResponseFormat, Resume, SamplingParams, Tool, ToolChoice, Value
 
 
+MAX_PROMPT_LOOKUP = 16
+"""Tokens guessed in one step of a generation at most: each one's logits take memory."""
+
+
 class Generate(Value):
     """Start a generation. Exactly one of `messages` and `prompt` is given."""
 
@@ -34,7 +38,7 @@ class Generate(Value):
     response_format: ResponseFormat | None = None
     grammar: str | None = None
     """GBNF that the answer must obey. At most one of grammar, response format and a forced tool is given."""
-    prompt_lookup_num_tokens: int = 0
+    prompt_lookup_num_tokens: int = Field(0, ge=0, le=MAX_PROMPT_LOOKUP)
     """Speculative decoding: at most so many tokens are guessed each step from n-grams of what stands already
     in prompt and answer; 0: off. It changes the speed and never the text.
     """

@@ -13,6 +13,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from engine.commands import MAX_PROMPT_LOOKUP
 from engine.shape import ModelShape
 from engine.types import Value, WorkerConfig
 
@@ -130,7 +131,9 @@ def sizes_of(config: WorkerConfig, n_ctx_train: int, *, embedding: bool = False)
         n_ctx = min(n_ctx, n_ctx_train or n_ctx)
         return Sizes(n_ctx, 1, padded(n_ctx), padded(n_ctx))
     n_ubatch = min(config.n_ubatch or DEFAULT_UBATCH, config.n_batch)
-    return Sizes(n_ctx, config.n_slots, padded(config.n_kv or n_ctx * config.n_slots), n_ubatch)
+    n_kv = padded(config.n_kv or n_ctx * config.n_slots)
+    n_outputs = min(n_ubatch, config.n_slots * (1 + MAX_PROMPT_LOOKUP))
+    return Sizes(n_ctx, config.n_slots, n_kv, n_ubatch, n_outputs)
 
 
 def estimate(

@@ -17,6 +17,7 @@ N_SEQUENCES = 16
 def set_up_for_embeddings(params: Any, n_tokens: int, *, mean: bool, n_sequences: int = N_SEQUENCES) -> None:
     """Have a context pool inputs of up to `n_tokens` tokens, as the model wants it or to their mean."""
     params.embeddings = True
+    params.n_outputs_max = 0  # as many as tokens
     if mean:
         params.pooling_type = lib.LLAMA_POOLING_TYPE_MEAN
     params.n_seq_max = n_sequences

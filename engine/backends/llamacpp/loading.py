@@ -79,6 +79,7 @@ def _load(config: WorkerConfig, progress: LoadProgress) -> LlamaBackend:
         params.n_ctx = sizes.n_kv
         params.n_batch = choice.n_batch
         params.n_ubatch = choice.n_ubatch
+        params.n_outputs_max = min(sizes.n_outputs, choice.n_ubatch)  # llama.cpp would reserve logits for all
         params.n_threads = choice.n_threads
         params.n_threads_batch = choice.n_threads_batch
         params.kv_unified = True  # sequences share cells, so that prefixes are copied for nothing
