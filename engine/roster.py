@@ -104,12 +104,12 @@ class Roster:
             slot = self.slots.acquire(generation.tokens, generation.n_prompt, prefixes)
             self.scheduler.running.append(slot)
             self.by_slot[slot.id] = self._last[slot.id] = generation
-            t = self.clock()
+            t, n_told = self.clock(), generation.n_told
             generation.start(slot, sampler, t)
             if generation.command.prompt_lookup_num_tokens > 0 and not self.backend.info.recurrent:
                 generation.lookup = Lookup(generation.tokens)
                 self.guessing[slot.id] = generation
-            self._tell_start(generation, slot.computed, broken, t, messages)
+            self._tell_start(generation, n_told, broken, t, messages)
             deltas += generation.untold
             generation.untold.clear()
 
@@ -123,7 +123,7 @@ class Roster:
     def _tell_start(
         self,
         generation: Generation,
-        computed: int,
+        n_told: int,
         broken: PrefixBreak | None,
         t: float,
         messages: list[Message],
@@ -134,9 +134,9 @@ class Roster:
             recovered = GenerationRecovered(
                 t=t,
                 generation_id=generation.id,
-                at_token=generation.n_tokens - len(generation.untold),
+                at_token=n_told,
                 slot=slot.id,
-                cached_tokens=computed,
+                cached_tokens=slot.computed,
             )
             messages.append(recovered)
         else:
@@ -193,6 +193,7 @@ class Roster:
         if slot is not None:
             assert generation.sampler is not None
             generation.sampler.close()
+            generation.lookup = None
             del self.by_slot[slot.id]
             self.guessing.pop(slot.id, None)
             self.scheduler.running.remove(slot)

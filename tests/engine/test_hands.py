@@ -703,3 +703,20 @@ def test_recovered_withheld_text_is_not_lost() -> None:
     assert second.records[name].text == "one "
     second.run()
     assert second.records[name].end.text == "one STOne"
+
+
+def test_a_recovered_generation_tells_what_was_injected_while_it_waited() -> None:
+    dead = decoding(4).records["g0"]
+    bench = Bench("fake:tokens=20", n_slots=1)
+    bench.add("the glass", name="other")
+    bench.step()
+    name = bench.go_on(dead, resume(dead))
+    bench.inject(name, " silver window")
+    bench.core.cancel("other")
+    bench.step()
+    record = bench.records[name]
+    assert record.recovered is not None
+    assert record.recovered.at_token == 4
+    assert record.injected == {4, 5}
+    bench.run()
+    check_as_undisturbed(record)
