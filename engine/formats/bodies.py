@@ -38,6 +38,7 @@ class BodyReader:
         self._syntax = syntax
         self._schemas = schemas
         self._close = MarkerSet([(syntax.close, "close")])
+        self._after = MarkerSet([(syntax.section_close, "close"), (syntax.open, "open")])
         self._name_close = MarkerSet([(syntax.name_close, "close")])
         self._inner = MarkerSet([(syntax.parameter_open, "parameter"), (syntax.close, "close")])
         self._value_open = MarkerSet([(syntax.value_open, "open")])
@@ -59,7 +60,7 @@ class BodyReader:
         return body
 
     def close(self, reader: Reader) -> Reading[bool]:
-        """Pass what closes a call; False where something else comes."""
+        """Pass what closes a call, or stay before what closes all or opens the next; False elsewhere."""
         if not self._close:
             return True
         start, end, _ = yield from reader.peek(self._close)
@@ -67,7 +68,8 @@ class BodyReader:
             # the text's end may cut the marker short
             rest = reader.text[start:]
             if not (reader.ended and (not rest or self._syntax.close.strip().startswith(rest))):
-                return False
+                _, after, _ = yield from reader.peek(self._after)
+                return after != NO
             end = len(reader.text)
         reader.at = end
         return True

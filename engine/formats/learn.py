@@ -16,6 +16,7 @@ from engine.errors import TokenglassError
 from engine.formats.format import CallSyntax, Format
 from engine.formats.markers import skip_space
 from engine.formats.named import named_calls, named_format
+from engine.formats.parser import SHORTEST_MARK
 from engine.formats.split import common_prefix, common_suffix, first_tag, up_to_counterpart, without_end
 from engine.types import ChatMessage, FunctionSpec, Tool, ToolCall
 
@@ -67,8 +68,6 @@ _PAIRS: Final = (
     ("<thinking>", "</thinking>"),
 )
 """Reasoning markers to look for in a template that doesn't render past reasoning."""
-_SHORTEST: Final = 3
-"""Characters of what opens calls; less would be found in any text."""
 _TAG: Final = re.compile(r"<[^<>\s][^<>]*>|\[[^\[\]]+\]")
 
 
@@ -94,7 +93,7 @@ def learn(render: Render, source: str | None = None) -> Learned:
     if calls is not None and end_of_turn and end_of_turn in calls.section_open + calls.open:
         form = replace(form, skip=(end_of_turn,))  # it doesn't end the answer, then
     if calls is None and (known := named_calls(source)) is not None:
-        form, calls = replace(form, name=known.name), known.calls
+        form, calls = replace(form, name=known.name, skip=known.skip), known.calls
     if calls is None and reasoning is None:
         return Learned(None, reason)
     return Learned(replace(form, calls=calls), reason if calls is None else "")
@@ -203,7 +202,7 @@ def _calls(probe: _Probe, form: Format) -> CallSyntax | None:
             after = without_end(probe.two[second.end :], end_of_turn)
     syntax = _around(found.syntax, before, between, after)
     mark = (syntax.section_open or syntax.open).strip()
-    if len(mark) < _SHORTEST and not (syntax.kind == "json" and not mark):
+    if len(mark) < SHORTEST_MARK and not (syntax.kind == "json" and not mark):
         raise _UnknownError("nothing marks where calls begin")
     return syntax
 

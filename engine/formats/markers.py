@@ -11,7 +11,7 @@ NO = -1
 MORE = -2
 """What is there may become the marker; more text decides."""
 
-_BORDER = re.compile(r"(?<=[>\]}])\s*(?=[<\[{])|(?<=[>\]}])\s+|\s+(?=[<\[])")
+_BORDER = re.compile(r"(?<=[>\]}])\s*(?=[<\[{`])|(?<=[>\]}])\s+|\s+(?=[<\[])")
 _SPACE = re.compile(r"\s*")
 
 

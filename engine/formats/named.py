@@ -16,8 +16,8 @@ HARMONY: Final = Format(
         begins=("<|channel|>", "to=", "<|constrain|>"),
         close="<|message|>",
         ends=("<|end|>", "<|call|>", "<|return|>"),
-        reasoning=r"^(?!.*\bto=).*<\|channel\|>analysis",
-        call=r"\bto=(?:functions\.)?([A-Za-z0-9_.-]{1,64})",
+        reasoning=r"^(?!.*\bto=(?!assistant\b)).*<\|channel\|>analysis",
+        call=r"\bto=(?!assistant\b)(?:functions\.)?([A-Za-z0-9_.-]{1,64})",
         call_header=" to=functions.{name}<|channel|>commentary json<|message|>",
     ),
 )
@@ -128,6 +128,7 @@ LFM2: Final = Format(
 
 GRANITE_3: Final = Format(
     "granite-3",
+    skip=("<response>", "</response>"),
     calls=CallSyntax(
         "json",
         section_open="<|tool_call|>[",

@@ -12,11 +12,14 @@ from collections.abc import Generator, Sequence
 from typing import NamedTuple
 
 from engine.formats.bodies import MAX_HEADER, BodyReader
-from engine.formats.format import Format
-from engine.formats.markers import MORE, NO, MarkerSet, skip_space
+from engine.formats.format import CallSyntax, Format
+from engine.formats.markers import MORE, NO, Marker, MarkerSet, skip_space
 from engine.formats.reader import Reader, Reading
 from engine.formats.values import Body, arguments_as_written
 from engine.types import Tool, ToolCall
+
+SHORTEST_MARK = 3
+"""Characters of what opens calls; less would be found in any text."""
 
 
 class ReasoningText(NamedTuple):
@@ -63,13 +66,11 @@ class AnswerParser:
         """White space that comes now stands after a marker, and is dropped."""
         calls = form.calls if tools else None
         self._bare = calls is not None and calls.kind == "json" and not (calls.section_open or calls.open)
-        in_text = [(marker, "skip") for marker in form.skip]
-        if form.header is not None:
-            in_text += [(marker, "skip") for marker in form.header.ends]
-            in_text.append((form.header.open, "header"))
+        skip = [(marker, "skip") for marker in form.skip]
+        reasoning = [(form.reasoning_open, "reasoning"), (form.reasoning_close, "skip")]
+        opens: list[tuple[str, str]] = []
         if calls is not None:
-            opens = (calls.section_open, "section") if calls.section_open.strip() else (calls.open, "call")
-            in_text.append(opens)
+            opens = _openings(calls)
             schemas = {tool.function.name: tool.function.parameters for tool in tools}
             self._bodies = BodyReader(calls, schemas)
             self._between = MarkerSet(
@@ -77,15 +78,23 @@ class AnswerParser:
             )
             self._call_end = MarkerSet([(calls.close or calls.section_close, "close")])
         self._calls = calls
+        ends = [(form.reasoning_close, "skip")]
+        in_text = [*skip, *opens]
+        if form.header is not None:
+            ends = [(end, "skip") for end in form.header.ends]
+            in_text += [*ends, (form.header.open, "header")]
+        if form.reasoning_tokens:
+            in_text += reasoning
         self._in_text = MarkerSet(in_text)
-        self._at_start = MarkerSet(
-            [*in_text, (form.reasoning_open, "reasoning"), (form.reasoning_close, "skip")]
+        self._at_start = MarkerSet([*in_text, *reasoning])
+        self._message_ends = MarkerSet(ends)
+        # a call or content in mid-thought, where its marker can't be meant as words: a control token, or
+        # several tags
+        begins = skip if form.reasoning_tokens else []
+        begins += (
+            opens if form.call_tokens else [open_ for open_ in opens if len(Marker(open_[0]).pieces) > 1]
         )
-        ends = form.header.ends if form.header is not None else (form.reasoning_close,)
-        self._message_ends = MarkerSet((end, "skip") for end in ends)
-        # control tokens are never meant as words: a model that writes one in mid-thought makes a call
-        call = in_text[-1:] if calls is not None and form.call_tokens else []
-        self._reasoning_ends = MarkerSet([*((end, "skip") for end in ends), *call])
+        self._reasoning_ends = MarkerSet([*ends, *begins])
         self._awaited: MarkerSet | None = None
         """While text is passed on: the markers that would end that."""
         self._run = self._answer()
@@ -156,21 +165,27 @@ class AnswerParser:
         self._fresh = self._after_marker = True
 
     def _answer(self) -> Generator[None, None, None]:
-        role = "reasoning" if self.reasoning else "header" if self._format.header is not None else "content"
+        self._begin_block()
+        self._after_marker = self.reasoning  # content keeps white space at the answer's beginning
+        role = "thought" if self.reasoning else "content" if self._format.header is None else "header"
         while role:
             if role == "content":
                 role = yield from self._content()
-                continue
-            if role == "header":
+            elif role == "header":
                 role = yield from self._in_header()
-            if role == "reasoning":
-                self.reasoning = True
-                role = yield from self._in_reasoning()
-            if role == "skip":
+            elif role == "reasoning":
                 self._begin_block()
-            elif role in ("section", "call"):
+                self.reasoning = True
+                role = "thought"
+            elif role == "thought":
+                role = yield from self._in_reasoning()
+            elif role == "skip":
+                self._begin_block()
+                role = "content"
+            else:
                 yield from self._section(role == "call")
-            role = "content"
+                # what looked like a call in mid-thought may have been none
+                role = "thought" if self.reasoning else "content"
 
     def _content(self) -> Reading[str]:
         """Pass text on up to the next marker, and that; answers the marker's role, or nothing at the end."""
@@ -222,13 +237,14 @@ class AnswerParser:
     def _in_reasoning(self) -> Reading[str]:
         """Pass reasoning on; answers the role of the marker that ends it, or nothing at the end."""
         reader = self._reader
-        yield from reader.space()
+        if self._after_marker:
+            yield from reader.space()
         while True:
             hit = self._reasoning_ends.search(reader.text, reader.at, reader.ended)
             self._pass(hit.start if hit else len(reader.text), whole=reader.ended and hit is None)
             if hit and hit.end != MORE:
                 reader.at = hit.end
-                self.reasoning = False
+                self.reasoning = hit.role != "skip"
                 return hit.role
             if reader.ended:
                 return ""
@@ -352,6 +368,7 @@ class AnswerParser:
         assert self.call_id is not None
         self._pieces.append(ToolCall(id=self.call_id, name=body.name, arguments=body.arguments))
         self.call_id = None
+        self.reasoning = False
         self._begin_block()
 
     def _give_back(self) -> None:
@@ -363,9 +380,20 @@ class AnswerParser:
         if self._calls is not None and self._call_end:
             hit = self._call_end.search(reader.text[:end], self._given, True)
             end = hit.end if hit else end
-        self._pieces.append(reader.text[self._given : end])
+        text = reader.text[self._given : end]
+        self._pieces.append(ReasoningText(text) if self.reasoning else text)
         reader.at = self._given = end
         self._fresh = self._after_marker = False
+
+
+def _openings(calls: CallSyntax) -> list[tuple[str, str]]:
+    """What begins calls, with roles; also without the first of two tags, which some models leave out."""
+    openings = [(calls.section_open, "section")] if calls.section_open.strip() else []
+    openings.append((calls.open, "call"))
+    pieces = Marker(calls.open).pieces
+    if len(pieces) > 1:
+        openings.append((pieces[-1], "call"))
+    return [(literal, role) for literal, role in openings if len(literal.strip()) >= SHORTEST_MARK]
 
 
 _FIRST_KEY = re.compile(r"\{\s*(?:\"(?:([a-z_]{1,16})\"|[a-z_]{0,16})?)?")

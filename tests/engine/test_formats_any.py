@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -138,6 +139,7 @@ FORMATS = {
     "mistral": MISTRAL,
     "nemo": NEMO,
     "kimi": KIMI,
+    "kimi with control tokens": replace(KIMI, reasoning_tokens=frozenset((1,)), call_tokens=frozenset((2,))),
     "qwen-coder": QWEN_CODER,
     "glm": GLM,
     "dsml": DSML,

@@ -64,6 +64,19 @@ LLAMA3 = Format(
     skip=("<|python_tag|>",),
 )
 
+PARAMETERS = Format(
+    "learned",
+    calls=CallSyntax(
+        "parameters",
+        open="<tool_call>\n<function=",
+        name_close=">\n",
+        parameter_open="<parameter=",
+        value_open=">\n",
+        value_close="\n</parameter>\n",
+        close="</function>\n</tool_call>",
+    ),
+)
+
 Answer = tuple[str, str, list[tuple[str, Any]]]
 
 
@@ -166,6 +179,11 @@ ANSWERS: dict[str, tuple[Format, str, Answer]] = {
         '<tool_call>{"name": "get_weather", "arguments": {"city": "a\n\tb"}}</tool_call>',
         ("", "", [("get_weather", {"city": "a\n\tb"})]),
     ),
+    "qwen coder without its first tag": (
+        PARAMETERS,
+        "Hm.\n<function=get_weather>\n<parameter=city>\nOslo\n</parameter>\n</function>\n</tool_call>",
+        ("Hm.", "", [OSLO]),
+    ),
     "kimi k3": (
         formats.KIMI_K3,
         (
@@ -204,20 +222,6 @@ def test_a_prompt_may_have_opened_the_reasoning() -> None:
     assert not HERMES.leaves_reasoning_open("…<think>\n\n</think>\n\n")
     assert read(HERMES, "Hm.\n</think>\n\nHi.", reasoning_open=True) == ("Hi.", "Hm.", [])
     assert read(HERMES, "Hm, and on", reasoning_open=True) == ("", "Hm, and on", [])
-
-
-PARAMETERS = Format(
-    "learned",
-    calls=CallSyntax(
-        "parameters",
-        open="<tool_call>\n<function=",
-        name_close=">\n",
-        parameter_open="<parameter=",
-        value_open=">\n",
-        value_close="\n</parameter>\n",
-        close="</function>\n</tool_call>",
-    ),
-)
 
 
 @pytest.mark.parametrize(
@@ -391,6 +395,8 @@ def test_markers_that_are_control_tokens_are_seen_and_others_are_not() -> None:
 def test_a_call_in_mid_thought_counts_where_its_marker_is_a_control_token() -> None:
     output, _ = spoken([0, 5, 2, 7, 3, 6], tools=TOOLS)
     assert (output.reasoning, output.text, len(output.tool_calls)) == ("Hm.", "Hi.", 1)
+    output, _ = spoken([0, 5, 2, 5, 3, 1, 6], tools=TOOLS)
+    assert (output.reasoning, output.text) == ("Hm.<tool_call>Hm.</tool_call>", "Hi.")
     words = "<think>Hm: <tool_call>{}</tool_call>?</think>Hi."
     assert read(HERMES, words) == ("Hi.", "Hm: <tool_call>{}</tool_call>?", [])
 
