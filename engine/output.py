@@ -84,6 +84,10 @@ class Output:
             return
         before = self._parser.place
         pieces = self._parser.push(text)
+        if len(pieces) == 1 and isinstance(pieces[0], str):  # nearly always
+            token["text"] = pieces[0]
+            self._say(pieces[0], [token], t, events)
+            return
         self._route(pieces, token, before or self._parser.place, t, events)
 
     def finish(self, t: float, events: list[Event]) -> None:
