@@ -275,7 +275,7 @@ async def compare(spec: str, sampling: SamplingParams, script: list[Action], dea
             bench.answers
         )
     for number, action in enumerate(script):
-        if action[0] != "run":
+        if action[0] not in ("run", "fork"):  # while it waits for a slot, fewer tokens can be forked
             ours, theirs = calm.answers[f"r{number}"], stormy.answers[f"r{number}"]
             assert (ours.error and ours.error.code) == (theirs.error and theirs.error.code)
             assert ours.result.get("at_token") == theirs.result.get("at_token")
