@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +12,7 @@ from api.bench.parts import Bench, Progress, Records, Settings
 from api.bench.samples import Pair, Run, Sample
 from api.bench.sides import app
 from engine import synthetic
+from engine.errors import TokenglassError
 from engine.types import SamplingParams
 
 PACE = 200.0
@@ -111,8 +113,10 @@ class _Watched:
             await self._came.wait_for(lambda: self._over or len(self.sampled) >= n_tokens)
 
     async def stop(self) -> None:
-        await self._generation.cancel()
-        await self._task
+        """End it. What went wrong with it, if anything did, is raised by whoever waits for the prompt."""
+        with contextlib.suppress(TokenglassError):
+            await self._generation.cancel()
+            await self._task
 
 
 def _part(times: list[float], start: float, end: float) -> Run:

@@ -14,7 +14,6 @@ import json
 import shutil
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -171,16 +170,13 @@ def find_model(home: Path | None, wanted: str) -> tuple[str, Path]:
     return found["name"], Path(found["path"])
 
 
-def _progress() -> Callable[[str], None]:
-    """On a terminal one line that is rewritten, elsewhere a line for each part."""
-    part = ""
+def _progress() -> Progress:
+    """On a terminal one line that is rewritten, elsewhere lines."""
 
     def show(text: str) -> None:
-        nonlocal part
-        before, part = part, text.partition(":")[0]
         if sys.stderr.isatty():
             print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
-        elif part and part != before:
-            print(part, file=sys.stderr, flush=True)
+        elif text and not text.startswith("writing"):
+            print(text, file=sys.stderr, flush=True)
 
     return show
