@@ -17,7 +17,14 @@ from engine.gbnf import Ranges, Rules
 Stack = tuple[int, ...]
 """Positions to go on at, the next one last; empty: the text may end here."""
 
+Ways = dict[Stack, int]
+"""Stacks, and in how many ways each can be reached within one token."""
+
 MAX_STACKS: Final = 256
+MAX_WAYS: Final = 5_000
+"""Within one token: when llama.cpp tries a token on the stacks, it follows each way on its own."""
+_TOKEN: Final = 12
+"""Characters of a long token."""
 _STEPS: Final = 400
 """Characters of a trial."""
 _WORK: Final = 30_000
@@ -25,7 +32,7 @@ _WORK: Final = 30_000
 
 
 class TooManyStacksError(Exception):
-    """More than `MAX_STACKS` after so many characters."""
+    """More than `MAX_STACKS` or `MAX_WAYS` after so many characters."""
 
     def __init__(self, n_characters: int) -> None:
         super().__init__(n_characters)
@@ -93,25 +100,38 @@ def stress(rules: Rules) -> None:
     """
     matcher = Matcher(rules)
     dice = random.Random(1)
-    measures: tuple[Callable[[list[Stack]], float], ...] = (
-        len,
-        lambda stacks: sum(map(len, stacks)),
-        lambda stacks: len(stacks) + dice.random() * 2,
-        lambda stacks: max(map(len, stacks), default=0) + dice.random(),
+    measures: tuple[Callable[[Ways], float], ...] = (
+        lambda ways: sum(ways.values()),
+        lambda ways: sum(map(len, ways)),
+        lambda ways: len(ways) + dice.random() * 2,
+        lambda ways: max(map(len, ways), default=0) + dice.random(),
     )
     for round_, measure in enumerate(measures, 1):
-        stacks = matcher.start
+        ways: Ways = {}
         for n_characters in range(_STEPS):
-            if len(stacks) > MAX_STACKS:
+            if n_characters % _TOKEN == 0:  # a new token begins
+                ways = dict.fromkeys(ways or matcher.start, 1)
+            if len(ways) > MAX_STACKS or sum(ways.values()) > MAX_WAYS:
                 raise TooManyStacksError(n_characters)
             if matcher.work > _WORK * round_ / len(measures):
+                if sum(ways.values()) > MAX_STACKS:  # it grows too fast to be followed further
+                    raise TooManyStacksError(n_characters)
                 break
-            choices = [matcher.after(stacks, code) for code in _codes(matcher, stacks, dice)]
+            choices = [_after(matcher, ways, code) for code in _codes(matcher, list(ways), dice)]
             choices = [choice for choice in choices if choice]
             if not choices:
                 break
-            most = max(choices, key=len)
-            stacks = most if len(most) > MAX_STACKS else max(choices, key=measure)
+            most = max(choices, key=lambda choice: sum(choice.values()))
+            ways = most if sum(most.values()) > MAX_STACKS else max(choices, key=measure)
+
+
+def _after(matcher: Matcher, ways: Ways, code: int) -> Ways:
+    """Each stack after one more character, and in how many ways it is reached."""
+    found: Ways = {}
+    for stack, count in ways.items():
+        for following in matcher.after([stack], code):
+            found[following] = found.get(following, 0) + count
+    return found
 
 
 def _codes(matcher: Matcher, stacks: list[Stack], dice: random.Random) -> list[int]:

@@ -118,7 +118,7 @@ class Translator:
             if not named:
                 named = ["any"]
             elif "format" in schema:  # it alone doesn't tell
-                named = ["number" if schema["format"] in _NUMBER_FORMATS else "string"]
+                named = ["number" if schema["format"] in list(_NUMBER_FORMATS) else "string"]
         return [name for name in dict.fromkeys(named) if not (name == "integer" and "number" in named)]
 
     def _of_type(self, name: str, schema: Schema, where: str, depth: int) -> str:
@@ -298,7 +298,7 @@ class Translator:
         if isinstance(known, str) and known in _NUMBER_FORMATS and (span := _NUMBER_FORMATS[known]):
             inner = numbers.Bounds(Decimal(span[0]), Decimal(span[1]))
             bounds, whole = _narrower(bounds, inner), True
-        elif known is not None and known not in _NUMBER_FORMATS:
+        elif known is not None and known not in list(_NUMBER_FORMATS):
             self._refuse(f"{where}.format", f"the format {str(known)[:100]!r} isn't known for numbers")
         if bounds.empty:
             raise Nothing

@@ -97,13 +97,15 @@ KILLERS = (
         + 'r60 ::= "a"',
         "can begin in more than 5000 ways",
     ),
+    # few stacks, but each of them leads to all, for each character of a token
+    ("root ::= ( | [a-c] | ()){3,70}", "too ambiguous"),
     ("root ::= [x] [a]*{2000} [y]", "too ambiguous"),
     ("root ::= [x] ([a]? [b]?)*{600}", "left recursion"),
     ("root ::= [x] " + "[a]? " * 3000, "a sequence can go on in more than 5000 ways"),
     ("root ::= r9999\nr0 ::= [a]\n" + "".join(f"r{i + 1} ::= r{i}\n" for i in range(3000)), "no rule r9999"),
     ("root ::= r3000\nr0 ::= [a]\n" + "".join(f"r{i + 1} ::= r{i}\n" for i in range(3000)), "all together"),
     # stacks that double with each character
-    ('root ::= "a" root "c" | "a" root "d" | "b"', "too ambiguous: after 7 characters"),
+    ('root ::= "a" root "c" | "a" root "d" | "b"', "too ambiguous: after"),
     ('root ::= "x" (a | b)\na ::= "(" c ")" | "(" c "]"\nb ::= "["\nc ::= "." | a', "too ambiguous"),
     ('root ::= ("x"?){0,1000}', "ways"),
     ("root ::= [x] [a]*{600} [y]", "too ambiguous"),
@@ -276,7 +278,8 @@ def agree(llama: Child, source: str, seed: int, counts: dict[str, int]) -> None:
     assert matcher.matches(text)
     answer = llama.ask(source, text, seed)
     assert answer["taken"], source
-    assert answer["matches"], (source, text)
+    # of an inverse class with other than ASCII llama.cpp refuses characters made of several tokens
+    assert answer["matches"] or not text.isascii(), (source, text)
     if "�" not in answer["text"] and "\0" not in answer["text"]:
         drawn, stacks = answer["text"], matcher.start
         for character in drawn:

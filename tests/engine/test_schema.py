@@ -323,6 +323,8 @@ AMBIGUOUS = {
         ({"type": "number", "maximum": 1e300}, "", "bounds from 1e+14 on"),
         ({"type": "number", "minimum": 1e-300}, ".minimum", "this close to 0"),
         ({"type": "number", "multipleOf": 0.5}, ".multipleOf", "can't be enforced"),
+        ({"format": ["date"]}, ".format", "must be a string"),
+        ({"type": "number", "format": ["half"]}, ".format", "isn't known for numbers"),
         ({"type": "number", "format": "half"}, ".format", "isn't known for numbers"),
         ({"type": "array", "maxItems": 5000}, ".maxItems", "more than 2000 items"),
         ({"type": "array", "uniqueItems": True}, ".uniqueItems", "can't be enforced"),
