@@ -61,7 +61,7 @@ def undisturbed(spec: str, n_ctx: int, command_json: str, resume_json: str, samp
 
 
 class HandsMachine(RuleBasedStateMachine):
-    """Adds, cancels, steps, and all hands in any order."""
+    """Adds, cancels, steps, all hands, and deaths, in any order."""
 
     @initialize(
         spec=st.sampled_from(SPECS),
@@ -73,9 +73,14 @@ class HandsMachine(RuleBasedStateMachine):
     )
     def start(self, spec: str, n_slots: int, n_batch: int, n_ctx: int, n_kv: int, queue_limit: int) -> None:
         self.spec, self.n_ctx = spec, min(n_ctx, n_kv or n_ctx)
-        self.bench = Bench(
-            spec, n_slots=n_slots, n_ctx=n_ctx, n_batch=n_batch, queue_limit=queue_limit, n_kv=n_kv
-        )
+        self.settings = {
+            "n_slots": n_slots,
+            "n_ctx": n_ctx,
+            "n_batch": n_batch,
+            "queue_limit": queue_limit,
+            "n_kv": n_kv,
+        }
+        self.bench = Bench(spec, **self.settings)
         self.bench.add("the stone", lookup=3)
 
     @rule(
@@ -110,6 +115,28 @@ class HandsMachine(RuleBasedStateMachine):
             self.bench.backend.during_decode = lambda: None
         else:
             self.bench.core.cancel(name)
+
+    @rule(which=st.integers(0, 3))
+    def die(self, which: int) -> None:
+        """The core is gone, sometimes; another one goes on with what was told."""
+        if which:
+            return
+        dead, self.bench = self.bench, Bench(self.spec, **self.settings)
+        for name, record in dead.records.items():
+            if record.finished:
+                self.bench.records[name] = record
+                continue
+            resume = Resume(
+                kind="recovered",
+                prompt_tokens=record.prompt,
+                tokens=record.ids,
+                injected=sorted(record.injected),
+                n_drawn=record.n_drawn,
+                seed=5 if record.seed is None else record.seed,
+                paused=record.paused,
+            )
+            self.bench.go_on(record, resume, name=name)
+            self.bench.records[name].hand_at = min(record.hand_at, len(record.ids))
 
     def pick(self, which: int) -> str:
         """One that hasn't ended, mostly, and a few steps later."""
@@ -193,7 +220,9 @@ class HandsMachine(RuleBasedStateMachine):
         other = undisturbed(
             self.spec,
             self.n_ctx,
-            record.command.model_copy(update={"prompt_lookup_num_tokens": 0}).model_dump_json(),
+            record.command.model_copy(
+                update={"prompt_lookup_num_tokens": 0, "resume": None}
+            ).model_dump_json(),
             record.at_last_hand().model_dump_json(),
             record.sampling.model_dump_json(),
         )
