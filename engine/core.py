@@ -192,8 +192,8 @@ class EngineCore:
         for slot, count in zip(plan.slots, plan.counts, strict=True):
             start, end = end, end + count
             generation = self._by_slot.get(slot.id)
-            if generation is None or len(slot.tokens) > slot.computed:  # cancelled meanwhile, or not caught up yet
-                continue
+            if generation is None or len(slot.tokens) > slot.computed:
+                continue  # cancelled meanwhile, or not caught up yet
             assert generation.sampler is not None
             try:
                 if plan.drafts and slot.id in plan.drafts:
