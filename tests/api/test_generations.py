@@ -140,10 +140,27 @@ class Bench:
                 self.generations.release()
             self.answers[command.request_id] = ControlDone(request_id=command.request_id, error=error.info)
 
-    def die(self, *, heard: bool) -> None:
-        """End the worker, with its last messages or without, and begin another."""
-        if heard:
-            self.worker.hear()
+    def check(self) -> None:
+        """What the app keeps is what the worker has, but for what it hasn't told yet."""
+        here = self.worker.core._roster.by_id
+        assert set(here) == set(self.generations._active)
+        for key, active in self.generations._active.items():
+            there = here[key]
+            assert there.paused == (active.paused and active.steps_left is None)
+            assert there.steps_left == active.steps_left
+            assert there.completion[: len(active.tokens)] == active.tokens.tolist()
+            if active.has_slot:
+                assert len(there.completion) == len(active.tokens)
+                assert there.injected == set(active.injected)
+                assert there.marks.times == active.times.tolist()
+            if active.started is not None:
+                assert there.n_drawn == active.n_drawn
+                assert there.seed == active.seed
+
+    def die(self) -> None:
+        """End the worker."""
+        self.worker.hear()
+        self.check()
         self.n_deaths += 1
         self.generations.lose_worker(LOST, "", blame=False)
         for active in self.generations._active.values():
@@ -265,7 +282,7 @@ async def compare(spec: str, sampling: SamplingParams, script: list[Action], dea
             do(bench, number, action, 0)
             bench.worker.hear()
             if bench is stormy and number in deaths:
-                bench.die(heard=True)
+                bench.die()
                 bench.revive()
         bench.end()
     assert stormy.n_deaths == len([number for number in deaths if number < len(script)])
