@@ -316,9 +316,6 @@ NOT_BUILT = frozenset(
 )
 """Commands of the contract that answer `not_implemented`."""
 
-NOT_BUILT_ARGUMENTS = frozenset(("prompt_lookup_num_tokens",))
-"""Arguments of `generate` that answer `not_implemented`."""
-
 
 def decode(text: str) -> dict[str, Any]:
     """The object in a frame. Raises TokenglassError `invalid_json`.
@@ -392,10 +389,6 @@ def parse_command(data: Mapping[str, Any]) -> Command:
         raise TokenglassError("invalid_argument", "a command needs a type", path="type")
     if name in NOT_BUILT:
         raise TokenglassError("not_implemented", f"{name} is not built yet")
-    if name == "generate":
-        for argument in sorted(NOT_BUILT_ARGUMENTS & data.keys()):
-            if data[argument] is not None:
-                raise TokenglassError("not_implemented", f"{argument} is not built yet", path=argument)
     # null stands for an argument left out
     data = {key: value for key, value in data.items() if value is not None or key == "id"}
     try:

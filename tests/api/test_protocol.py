@@ -120,12 +120,6 @@ def test_commands_of_the_contract_that_are_missing_say_so(name: str) -> None:
     assert refused({"type": name, "generation_id": "g"}).code == "not_implemented"
 
 
-@pytest.mark.parametrize("argument", sorted(protocol.NOT_BUILT_ARGUMENTS))
-def test_arguments_of_the_contract_that_are_missing_say_so(argument: str) -> None:
-    error = refused({"type": "generate", "messages": MESSAGES, argument: 1})
-    assert (error.code, error.path) == ("not_implemented", argument)
-
-
 def test_unknown_commands() -> None:
     error = refused({"type": "x" * 5000})
     assert error.code == "unknown_command"

@@ -241,6 +241,23 @@ def test_what_was_done_to_it_holds_on(tmp_path: Path) -> None:
     run(test())
 
 
+def test_prompt_lookup_goes_on_too(tmp_path: Path) -> None:
+    text = "small green river " * 12
+
+    async def test() -> None:
+        async with app(tmp_path, "fake:echo=1,delay_ms=15") as core, client(core) as wire:
+            generation = await wire.generate(text, prompt_lookup_num_tokens=3)
+            await eventually(lambda: len(wire.indices(generation)) > 8)
+            kill(core)
+            finished = await wire.finished(generation)
+            assert finished["text"] == text
+            assert wire.indices(generation) == list(range(finished["usage"]["completion_tokens"]))
+            assert finished["usage"]["draft_tokens"] >= finished["usage"]["accepted_tokens"] > 0
+            assert len(wire.events("generation.recovered")) == 1
+
+    run(test())
+
+
 def test_a_branch_is_recovered_as_well(tmp_path: Path) -> None:
     async def test() -> None:
         async with app(tmp_path, PACE) as core, client(core) as wire:
