@@ -192,7 +192,7 @@ async def app(config: WorkerConfig, window: bool, sampling: SamplingParams) -> A
             await asyncio.sleep(0.05)
         subscribers = Subscribers(home)
         stack.callback(subscribers.close)
-        client = await stack.enter_async_context(LiveClient.discover(home, name="bench"))
+        client = await stack.enter_async_context(LiveClient.discover(home, name="bench", reconnect=False))
         yield AppSide(client, process.pid, subscribers, sampling)
 
 

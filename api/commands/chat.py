@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     # the app first: starting a process is safest before there is a second thread
     model: str | None = getattr(args, "model", None)
     with running_or_own(paths, args.home, model) as ran_already, _loop_thread() as loop:
-        connected = loop.enter(LiveClient.discover(args.home, name="chat"))
+        connected = loop.enter(LiveClient.discover(args.home, name="chat", reconnect=False))
         with connected as client:
             if ran_already and model is not None:
                 _check_model(

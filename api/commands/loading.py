@@ -84,7 +84,7 @@ def table(model: str, found: Estimate) -> str:
 
 async def _load(args: argparse.Namespace) -> str:
     """Load a model in the running app, and wait until it is there or has failed."""
-    async with LiveClient.discover(args.home, name="models load") as client:
+    async with LiveClient.discover(args.home, name="models load", reconnect=False) as client:
         given = {"ctx": args.ctx} if args.ctx is not None else {}
         await client.request("subscribe", events=["model.loaded", "model.failed"])
         result = await client.request("models.load", model=args.id, force=args.force, **given)
@@ -100,13 +100,13 @@ async def _load(args: argparse.Namespace) -> str:
 
 
 async def _unload(args: argparse.Namespace) -> str:
-    async with LiveClient.discover(args.home, name="models unload") as client:
+    async with LiveClient.discover(args.home, name="models unload", reconnect=False) as client:
         model = (await client.request("models.unload", force=args.force))["model"]
         return f"unloaded {model}" if model else "no model was loaded"
 
 
 async def _loaded(args: argparse.Namespace) -> str:
-    async with LiveClient.discover(args.home, name="models list") as client:
+    async with LiveClient.discover(args.home, name="models list", reconnect=False) as client:
         model = (await client.request("snapshot"))["model"]
         return described(model) if model else ""
 

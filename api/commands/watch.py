@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _watch(args: argparse.Namespace) -> int:
-    async with LiveClient.discover(args.home, name="watch") as client:
+    async with LiveClient.discover(args.home, name="watch", reconnect=False) as client:
         await client.request("subscribe", events=["*"])
         if args.json:
             _print_json(client.hello)

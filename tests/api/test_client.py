@@ -12,7 +12,7 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
 from api import client as module
-from api.client import LiveClient, running_app
+from api.client import LiveClient, live, opening, running_app
 from api.paths import Paths
 from engine.errors import TokenglassError
 from tests.api.harness import HI, TOKEN, app, run
@@ -99,7 +99,7 @@ def test_errors_are_the_servers(tmp_path: Path) -> None:
     async def body() -> None:
         async with app(tmp_path), LiveClient.discover(tmp_path) as client:
             assert await code(client.request("nonsense")) == "unknown_command"
-            assert await code(client.request("pause")) == "not_implemented"
+            assert await code(client.request("pause")) == "invalid_argument"
             assert await code(client.request("conversations.get", conversation_id="x")) == "not_found"
             assert await code(text_of(client.generate(messages=[]))) == "invalid_argument"
             assert await code(client.request("generate", prompt="x" * 2_000_000)) == "invalid_argument"
@@ -132,7 +132,7 @@ def test_the_app_quits(tmp_path: Path) -> None:
     async def body() -> None:
         opened = app(tmp_path, "fake:tokens=100000,delay_ms=2")
         core = await opened.__aenter__()
-        async with LiveClient.discover(tmp_path) as client:
+        async with LiveClient.discover(tmp_path, reconnect=False) as client:
             await client.request("subscribe", events=["generation.started"])
             generation = client.generate(messages=HI)
             assert (await anext(generation))["type"] == "generation.queued"
@@ -235,7 +235,7 @@ def serve_with(handler: Callable[[ServerConnection], Awaitable[None]]) -> Any:
 
 
 def test_a_server_that_isnt_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "OPEN_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(opening, "OPEN_TIMEOUT_S", 0.3)
 
     async def silent(connection: ServerConnection) -> None:
         await connection.wait_closed()
@@ -261,7 +261,7 @@ def test_a_connection_that_breaks_ends_every_wait() -> None:
     async def body() -> None:
         async with serve_with(handler) as server:
             port = server.sockets[0].getsockname()[1]
-            async with LiveClient.connect(f"ws://127.0.0.1:{port}/", "t") as client:
+            async with LiveClient.connect(f"ws://127.0.0.1:{port}/", "t", reconnect=False) as client:
                 codes = await asyncio.gather(code(client.request("ping")), code(client.request("ping")))
                 assert list(codes) == ["shutting_down"] * 2
                 assert [event async for event in client.events()] == []
@@ -279,19 +279,21 @@ def test_unreadable_frames_end_the_connection(frame: str) -> None:
     async def body() -> None:
         async with serve_with(handler) as server:
             port = server.sockets[0].getsockname()[1]
-            async with LiveClient.connect(f"ws://127.0.0.1:{port}/", "t") as client:
+            async with LiveClient.connect(f"ws://127.0.0.1:{port}/", "t", reconnect=False) as client:
                 assert await code(client.request("ping")) == "internal"
 
     run(body())
 
 
 def test_a_caller_that_never_reads_events_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_WAITING", 50)
+    monkeypatch.setattr(live, "MAX_WAITING", 50)
 
     async def handler(connection: ServerConnection) -> None:
         await connection.send('{"type": "hello"}')
         frame = json.loads(await connection.recv())
-        await connection.send(json.dumps({"type": "reply", "id": frame["id"], "ok": True, "result": {}}))
+        await connection.send(
+            json.dumps({"type": "reply", "id": frame["id"], "ok": True, "result": {"seq": 0}})
+        )
         for seq in range(100):
             await connection.send(json.dumps({"type": "log", "seq": seq}))
         await connection.wait_closed()
@@ -299,7 +301,7 @@ def test_a_caller_that_never_reads_events_is_given_up(monkeypatch: pytest.Monkey
     async def body() -> None:
         async with serve_with(handler) as server:
             port = server.sockets[0].getsockname()[1]
-            async with LiveClient.connect(f"ws://127.0.0.1:{port}/", "t") as client:
+            async with LiveClient.connect(f"ws://127.0.0.1:{port}/", "t", reconnect=False) as client:
                 await client.request("subscribe")
                 await asyncio.sleep(0.3)
                 assert await code(client.request("ping")) == "busy"

@@ -1,0 +1,131 @@
+"""One generation of our own: its events as they come, and hands on it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from api.client.opening import Frame
+from engine.errors import TokenglassError
+from engine.events import Event, EventAdapter
+
+if TYPE_CHECKING:
+    from api.client.live import Inbox, LiveClient
+
+
+class Generation:
+    """The events of one generation of our own; the last one is `generation.finished`.
+
+    Where the connection goes, it goes on with what was missed. After a gap that can't be filled the frames
+    `reset` and `snapshot` come first: the snapshot's entry has all that there is so far.
+
+    Iterating raises TokenglassError: what `generate` was answered, or ConnectionLostError where the client
+    or the app ends before the generation does.
+    """
+
+    def __init__(self, client: LiveClient, arguments: Frame, command: str = "generate") -> None:
+        self.result: Frame | None = None
+        """What `generate` answered: `generation_id`, and with a conversation the ids of its messages."""
+        self._client = client
+        self._command = command
+        self._arguments = arguments
+        self._starting: asyncio.Task[tuple[Frame, Inbox]] | None = None
+        self._inbox: Inbox | None = None
+        self._over = False
+
+    @property
+    def id(self) -> str | None:
+        """Its `generation_id`, once it has started."""
+        return self.result["generation_id"] if self.result is not None else None
+
+    async def start(self) -> Frame:
+        """Send the command, unless it was sent; answers `result`. Cancelling this doesn't send it again."""
+        if self._starting is None:
+            self._starting = self._client.start_generation(self._command, self._arguments)
+        result, self._inbox = await asyncio.shield(self._starting)
+        self.result = result
+        return result
+
+    def __aiter__(self) -> Generation:
+        return self
+
+    async def __anext__(self) -> Frame:
+        if self._over:
+            raise StopAsyncIteration
+        await self.start()
+        assert self._inbox is not None
+        try:
+            frame = await self._inbox.get()
+        except TokenglassError:
+            self._over = True
+            raise
+        self._over = frame["type"] == "generation.finished"
+        return frame
+
+    async def batch(self) -> list[Frame]:
+        """The next events that are there, at least one; none after the last."""
+        try:
+            frames = [await anext(self)]
+        except StopAsyncIteration:
+            return []
+        while not self._over and self._inbox is not None and self._inbox.waiting:
+            frames.append(await anext(self))
+        return frames
+
+    async def typed(self) -> AsyncIterator[Event]:
+        """Its events as the models of `engine.events`."""
+        async for frame in self:
+            if frame["type"] not in ("reset", "snapshot"):
+                yield EventAdapter.validate_python(frame)
+
+    async def finished(self) -> Frame:
+        """Its last event, with the whole `text`, `usage` and `timings`. Takes what comes before."""
+        async for frame in self:
+            if frame["type"] == "generation.finished":
+                return frame
+        raise TokenglassError("bad_state", "this generation was read to its end before")
+
+    # ---- hands
+
+    async def cancel(self) -> None:
+        """End it; its `finished` event comes nevertheless. Nothing happens where it hasn't started."""
+        if self._starting is not None:
+            await self._do("cancel")
+
+    async def pause(self) -> Frame:
+        """Hold it before its next token. This and what follows starts it, if need be."""
+        return await self._do("pause")
+
+    async def resume(self) -> Frame:
+        return await self._do("resume")
+
+    async def step(self, tokens: int = 1) -> Frame:
+        """Let it write some tokens and pause again; only while it is paused."""
+        return await self._do("step", tokens=tokens)
+
+    async def update(self, **sampling: object) -> Frame:
+        """Change sampling parameters from its next token on."""
+        return await self._do("update", sampling=sampling)
+
+    async def rewind(self, tokens: int = 1) -> Frame:
+        """Remove its last tokens."""
+        return await self._do("rewind", tokens=tokens)
+
+    async def inject(self, text: str) -> Frame:
+        """Put text into its answer."""
+        return await self._do("inject", text=text)
+
+    async def fork(self, at_token: int, token_id: int | None = None, **more: object) -> Generation:
+        """A branch that has its first tokens; `token_id` is the next, if given."""
+        result = await self.start()
+        arguments = {"generation_id": result["generation_id"], "at_token": at_token, **more}
+        if token_id is not None:
+            arguments["token_id"] = token_id
+        branch = Generation(self._client, arguments, "fork")
+        await branch.start()
+        return branch
+
+    async def _do(self, command: str, **arguments: object) -> Frame:
+        result = await self.start()
+        return await self._client.request(command, generation_id=result["generation_id"], **arguments)
