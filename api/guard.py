@@ -15,6 +15,10 @@ from engine.errors import TokenglassError
 SUBPROTOCOL = "tokenglass.v1"
 LIVE_PATH = "/v1/live"
 HEALTH_PATH = "/health"
+WEBSOCKET_PATHS = frozenset((LIVE_PATH, "/v1/responses"))
+"""Where browsers may give the token in another place than a header, which they can't set there."""
+METHODS: dict[str, str] = {LIVE_PATH: "GET", HEALTH_PATH: "GET"}
+"""The paths that are there, each with its one method."""
 NOT_BUILT_PATHS = frozenset(
     (
         "/v1/responses",
@@ -36,10 +40,12 @@ _ORIGIN = re.compile(r"(?!file:)[a-z][a-z0-9+.-]*://[a-z0-9.\[\]:_-]+")
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An HTTP answer instead of the upgrade."""
+    """An HTTP answer instead of what was asked for."""
 
     status: int
     message: str
+    allow: str | None = None
+    """The path's method, where it was another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,8 @@ class Visitor:
     path: str
     key: str | None
     name: str
+    preflight: bool = False
+    """A browser asks whether a page of an allowed origin may send its request."""
 
 
 class Guard:
@@ -77,18 +85,28 @@ class Guard:
             return Refusal(400, "the address can't be read")
         if parts.path == HEALTH_PATH and method == "GET":
             return Visitor(HEALTH_PATH, None, "")
-        if not self._knows_token(headers, query):
+        if origins and method == "OPTIONS" and "Access-Control-Request-Method" in headers:
+            return Visitor(parts.path, None, "", preflight=True)  # browsers send no token with it
+        if not self._knows_token(headers, query if parts.path in WEBSOCKET_PATHS else {}):
             return Refusal(401, "the token is missing or wrong (server.json has it)")
         if parts.path in NOT_BUILT_PATHS:
             return Refusal(501, f"{parts.path} is not built yet; the stream is at {LIVE_PATH}")
-        if parts.path not in (LIVE_PATH, HEALTH_PATH):
-            return Refusal(404, f"the stream is at {LIVE_PATH}")
-        if method != "GET":
-            return Refusal(405, "only GET")
+        allowed = method_of(parts.path)
+        if allowed is None:
+            return Refusal(404, f"there is nothing here; the stream is at {LIVE_PATH}")
+        if method != allowed:
+            return Refusal(405, f"only {allowed}", allowed)
+        if parts.path != LIVE_PATH:
+            return Visitor(parts.path, None, "")
         key = query.get("client") or None
         if key is not None and len(key) > MAX_KEY_CHARS:
             return Refusal(400, f"client: at most {MAX_KEY_CHARS} characters")
         return Visitor(LIVE_PATH, key, query.get("name", ""))
+
+    def origin(self, headers: Headers) -> str | None:
+        """The page's origin, where it may read the answer."""
+        origins = headers.get_all("Origin")
+        return origins[0].strip() if len(origins) == 1 and origins[0].strip() in self._origins else None
 
     def _knows_token(self, headers: Headers, query: dict[str, str]) -> bool:
         matches = map(_BEARER.fullmatch, headers.get_all("Authorization"))
@@ -102,6 +120,11 @@ class Guard:
         for token in offered:
             good |= hmac.compare_digest(token.encode("utf-8", "surrogateescape"), self._token)
         return good
+
+
+def method_of(path: str) -> str | None:
+    """The method of a path; None where there is nothing."""
+    return METHODS.get(path)
 
 
 def check_origin(origin: str) -> str:

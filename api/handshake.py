@@ -1,61 +1,66 @@
-"""The connection until its upgrade: the request's head, and HTTP answers to what won't be upgraded."""
+"""The front of every connection: what asks for the upgrade is a WebSocket, anything else is HTTP."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Protocol
 
 from websockets.asyncio.server import ServerConnection
 from websockets.datastructures import Headers
-from websockets.http11 import Request, Response
-from websockets.server import ServerProtocol
+from websockets.http11 import Response
+
+from api.http import MAX_HEAD_BYTES, Answer, HttpConnection, Router
 
 READ_BYTES = 1 << 14
 """Taken from a connection at once: what small frames it may hold are parsed without a pause."""
-MAX_HEAD_BYTES = 1 << 16
+FIRST_HEAD_S = 2.0
+"""How long the first request's head may take."""
 _HEAD_END = b"\r\n\r\n"
-_BODY_HEADER = re.compile(rb"(?im)^(?:transfer-encoding|content-length)[ \t]*:[^\n]*\n")
-_NO_BODY = re.compile(rb"(?i)content-length:[ \t]*0[ \t]*\r\n")
+_UPGRADE = re.compile(rb"(?im)^upgrade[ \t]*:[^\r\n]*websocket")
+_BODY = re.compile(rb"(?im)^(?:transfer-encoding|content-length)[ \t]*:[ \t]*(?!0[ \t]*\r$)")
 
 
 class Door(Protocol):
     """What a connection asks of its server."""
 
-    def opened(self, connection: ServerConnection) -> None: ...
+    routes: Router
 
-    def lost(self, connection: ServerConnection) -> None: ...
+    def opened(self, connection: Connection) -> None: ...
 
-    def answer(self, request: Request) -> Response:
-        """The answer to a request that brings a body, and so can't become a stream."""
+    def lost(self, connection: Connection) -> None: ...
 
 
 class Connection(ServerConnection):
-    """A connection that says when it is gone, so that places are counted rightly, and answers every request.
+    """A connection that looks at its first request's head before it becomes one or the other.
 
-    The library hangs up without a word on requests with a body. They are answered here; the body is
-    dropped as it comes, until the client has read the answer or `open_timeout` is over.
+    The library hangs up without a word on requests with a body, and on all but GET. So it is only
+    given those that ask for the upgrade; any other connection goes to `HttpConnection`.
     """
 
     live: Door
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
         self._head: bytearray | None = bytearray()
-        self._answered = False
-        super().connection_made(transport)
+        self._timer: asyncio.TimerHandle | None = self.loop.call_later(FIRST_HEAD_S, transport.abort)
         if hasattr(transport, "max_size"):  # of asyncio's selector loops; others read 64 KiB
             transport.max_size = READ_BYTES
         self.live.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
+        self._decided()
+        if self._head is None:
+            super().connection_lost(exc)
         self.live.lost(self)
 
+    def eof_received(self) -> None:
+        if self._head is None:
+            super().eof_received()
+
     def data_received(self, data: bytes) -> None:
-        if self._answered:
-            return
         if self._head is None:
             super().data_received(data)
             return
@@ -64,44 +69,40 @@ class Connection(ServerConnection):
         end = self._head.find(_HEAD_END, start)
         if end < 0 and len(self._head) <= MAX_HEAD_BYTES:
             return
-        head, self._head = bytes(self._head), None
-        request = request_with_body(head[: end + len(_HEAD_END)]) if end >= 0 else None
-        if request is None:
-            super().data_received(head)
+        self._decided()
+        come = bytes(self._head)
+        if end >= 0 and asks_for_upgrade(come[: end + len(_HEAD_END)]):
+            self._head = None
+            super().connection_made(self.transport)
+            super().data_received(come)
             return
-        self._answered = True
-        self.transport.write(self.live.answer(request).serialize())
-        self.transport.write_eof()
+        http = HttpConnection(self.live.routes)
+        self.transport.set_protocol(http)
+        self.live.lost(self)
+        http.connection_made(self.transport)
+        http.data_received(come)
+
+    def _decided(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
-def request_with_body(head: bytes) -> Request | None:
-    """The request, where its head announces a body; None where it doesn't, or isn't HTTP."""
-    announced = _BODY_HEADER.findall(head)
-    if all(_NO_BODY.fullmatch(header) for header in announced):
-        return None
-    parser = ServerProtocol()
-    parser.receive_data(_BODY_HEADER.sub(b"", head))
-    events = parser.events_received()
-    return events[0] if events and isinstance(events[0], Request) else None
+def asks_for_upgrade(head: bytes) -> bool:
+    """Whether a request's head is for the WebSocket library, which takes no body."""
+    return head.startswith(b"GET ") and _UPGRADE.search(head) is not None and _BODY.search(head) is None
 
 
-def answer(status: int, body: dict[str, Any]) -> Response:
-    """An HTTP answer in JSON, after which the connection ends."""
-    content = json.dumps(body).encode() + b"\n"
+def as_response(answer: Answer) -> Response:
+    """An answer in the library's form, after which the connection ends."""
     headers = Headers(
         {
-            "Content-Type": "application/json",
-            "Content-Length": str(len(content)),
+            "Content-Type": answer.content_type,
+            "Content-Length": str(len(answer.body)),
             "Connection": "close",
             "Cache-Control": "no-store",
         }
     )
-    if status == HTTPStatus.METHOD_NOT_ALLOWED:
-        headers["Allow"] = "GET"
-    return Response(status, HTTPStatus(status).phrase, headers, content)
-
-
-def refusal(status: int, message: str) -> Response:
-    """An error as the ecosystem's clients read it; its code is the status by name."""
-    code = HTTPStatus(status).name.lower()
-    return answer(status, {"error": {"code": code, "message": message}})
+    for name, value in answer.headers:
+        headers[name] = value
+    return Response(answer.status, HTTPStatus(answer.status).phrase, headers, answer.body)

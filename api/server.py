@@ -23,7 +23,9 @@ from api import protocol
 from api.bus import EventBus
 from api.clients import Clients
 from api.guard import Guard, Refusal, Visitor
-from api.handshake import Connection, answer, refusal
+from api.handshake import Connection, as_response
+from api.http import HttpConnection, error_answer
+from api.routes import Routes
 from api.service import Service
 from api.session import Session
 from api.state import State
@@ -38,10 +40,12 @@ GOODBYE_S = 0.5
 """How long clients may take to answer the close frame when the app quits."""
 PORT_TRIES = 20
 MAX_FILES = 4096
+MAX_CONNECTIONS = 1024
+"""Of all kinds, those included that haven't said yet what they want."""
 
 
 class LiveServer:
-    """Serves `/v1/live` and `/health`. Loop thread only."""
+    """Serves `/v1/live` itself, and any other path through its routes. Loop thread only."""
 
     def __init__(
         self,
@@ -60,7 +64,7 @@ class LiveServer:
         self._run_id = run_id
         self._guard: Guard | None = None
         self._server: Server | None = None
-        self._open: set[ServerConnection] = set()
+        self._open: set[ServerConnection | HttpConnection] = set()
         self._admitted: dict[ServerConnection, Visitor] = {}
         self._sessions: set[Session] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -70,6 +74,7 @@ class LiveServer:
     async def start(self, sock: socket.socket, guard: Guard) -> None:
         """Accept connections on a listening socket, which belongs to the server from now on."""
         self._guard = guard
+        self.routes = Routes(self, guard, self._clients, str(self._about["version"]))
         logging.getLogger("websockets").setLevel(logging.INFO)  # below that it would log tokens
         connection_class = type("LiveConnection", (Connection,), {"live": self})
         self._server = await serve(
@@ -133,42 +138,40 @@ class LiveServer:
 
     # ---- the handshake
 
-    def opened(self, connection: ServerConnection) -> None:
+    @property
+    def closing(self) -> bool:
+        return self._closing
+
+    def opened(self, connection: ServerConnection | HttpConnection) -> None:
         self._open.add(connection)
+        if len(self._open) > MAX_CONNECTIONS:
+            connection.transport.abort()
+        elif isinstance(connection, HttpConnection):
+            self._start_sweep()
 
-    def lost(self, connection: ServerConnection) -> None:
+    def lost(self, connection: ServerConnection | HttpConnection) -> None:
         self._open.discard(connection)
-        self._admitted.pop(connection, None)
-
-    def answer(self, request: Request) -> Response:
-        """The answer to a request that brings a body, and so can't become a stream."""
-        verdict = self._judge(request)
-        return verdict if isinstance(verdict, Response) else refusal(400, "the stream takes no body")
+        if isinstance(connection, ServerConnection):
+            self._admitted.pop(connection, None)
 
     def _process_request(self, connection: ServerConnection, request: Request) -> Response | None:
-        verdict = self._judge(request)
-        if isinstance(verdict, Response):
-            return verdict
-        self._admitted[connection] = verdict
-        return None
-
-    def _judge(self, request: Request) -> Visitor | Response:
-        """Who may come in, or the answer to anything else."""
+        """Who may open a stream; any other handshake gets an HTTP answer."""
         assert self._guard is not None
         verdict = self._guard.check(request.method, request.path, request.headers)
-        if isinstance(verdict, Visitor) and verdict.path == doors.HEALTH_PATH:
-            return answer(
-                200, {"status": "ok", "version": self._about["version"], "engine": self.state.engine}
-            )
         if isinstance(verdict, Visitor):
-            if self._closing:
+            if verdict.path == doors.HEALTH_PATH:
+                return as_response(self.routes.health())
+            if verdict.path != doors.LIVE_PATH:
+                verdict = Refusal(400, f"no WebSocket is spoken here, but at {doors.LIVE_PATH}")
+            elif self._closing:
                 verdict = Refusal(503, "the app is quitting")
             elif len(self._admitted) >= protocol.MAX_CLIENTS:
                 verdict = Refusal(503, f"{protocol.MAX_CLIENTS} clients are connected already")
         if isinstance(verdict, Refusal):
             logger.info("a connection was refused: %d %s", verdict.status, verdict.message)
-            return refusal(verdict.status, verdict.message)
-        return verdict
+            return as_response(error_answer(verdict.status, verdict.message))
+        self._admitted[connection] = verdict
+        return None
 
     # ---- sessions
 
@@ -204,7 +207,10 @@ class LiveServer:
         now = time.monotonic()
         for session in tuple(self._sessions):
             session.check(now)
-        if self._sessions:
+        exchanges = [connection for connection in self._open if isinstance(connection, HttpConnection)]
+        for connection in exchanges:
+            connection.check(now)
+        if self._sessions or exchanges:
             self._start_sweep()
 
 

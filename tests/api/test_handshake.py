@@ -49,7 +49,7 @@ EVIL = "Host: evil.test:PORT\r\nOrigin: http://evil.test:PORT\r\n"
         (f"GET /v1/live HTTP/1.1\r\n{HOST}{BEARER}\r\n", 426),
         (f"GET /v1/live HTTP/1.0\r\n{HOST}{UPGRADE}{BEARER}\r\n", 505),
         (f"GET /health HTTP/1.1\r\n{HOST}\r\n", 200),
-        (f"GET /v1/live HTTP/1.1\r\n{HOST}{'X: y' * 3000}\r\n\r\n", 431),
+        (f"GET /v1/live HTTP/1.1\r\n{HOST}{'X: y' * 30000}\r\n\r\n", 431),
         (f"GET /{'x' * 9000} HTTP/1.1\r\n{HOST}\r\n", 414),
     ),
 )

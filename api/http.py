@@ -1,0 +1,405 @@
+"""HTTP on the stream's port: reads requests, hands each to its route, writes answers whole or as a stream.
+
+One request of a connection is carried out at a time. The reader goes on meanwhile, so that the end of
+the connection, a half-closed one too, ends the request's work at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Protocol
+
+import h11
+from websockets.datastructures import Headers
+
+logger = logging.getLogger(__name__)
+
+MAX_HEAD_BYTES = 1 << 16
+MAX_TARGET_BYTES = 8192
+MAX_BODY_BYTES = 16 << 20
+MAX_AHEAD_BYTES = 1 << 16
+"""Sent ahead of an answer (pipelining); beyond that the connection is cut."""
+HEAD_S = 5.0
+BODY_S = 30.0
+"""How long a body may take as a whole."""
+KEEP_ALIVE_S = 30.0
+"""How long a connection without a request is kept."""
+LINGER_S = 2.0
+"""After a last answer what still comes is dropped for so long, or closing would take the answer away."""
+WRITE_HIGH_BYTES = 1 << 16
+MAX_BACKLOG_BYTES = 1 << 20
+"""Unread answers beyond this cut the connection."""
+STALL_S = 5.0
+"""Nothing is read for so long although something waits: cut."""
+
+JSON = "application/json"
+HeaderList = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer."""
+
+    status: int
+    body: bytes
+    content_type: str = JSON
+    headers: HeaderList = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A request without its body."""
+
+    method: str
+    target: str
+    headers: Headers
+
+    @property
+    def has_body(self) -> bool:
+        length = self.headers.get("Content-Length", "0")
+        return "Transfer-Encoding" in self.headers or length.strip("0") != ""
+
+
+@dataclass(frozen=True, slots=True)
+class Request(Head):
+    body: bytes
+    received_t: float
+    """When its last byte had come (monotonic seconds)."""
+
+
+class Router(Protocol):
+    """What decides about requests, and carries them out."""
+
+    def opened(self, connection: HttpConnection) -> None: ...
+
+    def lost(self, connection: HttpConnection) -> None: ...
+
+    def judge(self, head: Head) -> Answer | None:
+        """The answer to a request that isn't let in; its body is never read."""
+
+    def common_headers(self, head: Head) -> HeaderList:
+        """Headers of every answer to this request."""
+
+    async def serve(self, request: Request, exchange: Exchange) -> None:
+        """Answer it. Is cancelled when the client goes away."""
+
+
+class Exchange:
+    """The answer to one request, as its route writes it."""
+
+    def __init__(self, connection: HttpConnection, headers: HeaderList) -> None:
+        self._connection = connection
+        self._headers = headers
+        self.started = False
+        self.backlog: Callable[[], int] = lambda: 0
+        """Bytes that wait to be written, beside those in the transport's buffer."""
+
+    async def send(self, answer: Answer) -> None:
+        """Write a whole answer."""
+        self.started = True
+        self._connection.send_whole(answer, self._headers)
+        await self._connection.drain()
+
+    async def start(self, content_type: str) -> None:
+        """Begin a streamed answer, of status 200."""
+        self.started = True
+        self._connection.send(
+            _head(200, (("Content-Type", content_type), ("Cache-Control", "no-store"), *self._headers))
+        )
+        await self._connection.drain()
+
+    async def write(self, data: bytes) -> None:
+        """Write a piece and wait until the client has taken most of what was written."""
+        if data:
+            self._connection.send(h11.Data(data=data))
+        await self._connection.drain()
+
+    async def end(self) -> None:
+        self._connection.send(h11.EndOfMessage())
+        await self._connection.drain()
+
+    def cut(self) -> None:
+        """End the connection in the middle of an answer that can't be given whole."""
+        self._connection.transport.abort()
+
+
+class HttpConnection(asyncio.Protocol):
+    """One connection from its first request on. Loop thread only."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self._loop = asyncio.get_running_loop()
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
+        self._head: Head | None = None
+        self._body = bytearray()
+        self._ahead = bytearray()
+        self._task: asyncio.Task[None] | None = None
+        self._exchange: Exchange | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._lingering = False
+        self._room = asyncio.Event()
+        self._room.set()
+        self._written = 0
+        self._moved = 0
+        self._moved_t = time.monotonic()
+        self.end_reason = "closed"
+        """Why the connection ended: `closed`, `lost` or `slow`."""
+
+    # ---- the transport's calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        transport.set_write_buffer_limits(WRITE_HIGH_BYTES)
+        self._router.opened(self)
+        self._limit(HEAD_S)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the protocol has it
+        self._stop_timer()
+        if self._task is not None:
+            if self.end_reason == "closed":
+                self.end_reason = "lost"
+            self._task.cancel()
+        self._room.set()
+        self._router.lost(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._lingering:
+            return
+        if self._task is not None:
+            self._ahead += data
+            if len(self._ahead) > MAX_AHEAD_BYTES:
+                self.transport.abort()
+            return
+        if self._head is None and self._http.their_state is h11.IDLE:
+            self._limit(HEAD_S)
+        self._http.receive_data(data)
+        self._advance()
+
+    def eof_received(self) -> bool:
+        """The client sends nothing more: over HTTP that is how it gives up."""
+        if self._task is not None:
+            self.end_reason = "lost"
+            self._task.cancel()
+        return False
+
+    def pause_writing(self) -> None:
+        self._room.clear()
+
+    def resume_writing(self) -> None:
+        self._room.set()
+
+    # ---- requests
+
+    def _advance(self) -> None:
+        """Take in what has come, up to the end of a request."""
+        try:
+            while True:
+                event = self._http.next_event()
+                if isinstance(event, h11.Request):
+                    if not self._begin(event):
+                        return
+                elif isinstance(event, h11.Data):
+                    self._body += event.data
+                    if len(self._body) > MAX_BODY_BYTES:
+                        self._refuse(413, f"a body may have {MAX_BODY_BYTES} bytes")
+                        return
+                elif isinstance(event, h11.EndOfMessage):
+                    self._serve()
+                    return
+                else:  # more data is needed, or the client is done
+                    return
+        except h11.RemoteProtocolError as error:
+            status = 421 if "Host: header" in str(error) else error.error_status_hint
+            message = "the request's head is too large" if status == 431 else f"not HTTP: {error}"
+            self._refuse(status, message)
+
+    def _begin(self, event: h11.Request) -> bool:
+        """Judge a request by its head; False where it was refused."""
+        headers = Headers((name.decode("latin-1"), value.decode("latin-1")) for name, value in event.headers)
+        head = self._head = Head(event.method.decode("ascii"), event.target.decode("latin-1"), headers)
+        if len(head.target) > MAX_TARGET_BYTES:
+            self._refuse(414, f"the address is longer than {MAX_TARGET_BYTES} bytes")
+            return False
+        if "Transfer-Encoding" in headers and "Content-Length" in headers:
+            self._refuse(400, "Content-Length and Transfer-Encoding exclude each other")
+            return False
+        if (answer := self._router.judge(head)) is not None:
+            self._close_with(answer)
+            return False
+        if int(headers.get("Content-Length", "0")) > MAX_BODY_BYTES:
+            self._refuse(413, f"a body may have {MAX_BODY_BYTES} bytes")
+            return False
+        if self._http.they_are_waiting_for_100_continue:
+            self.send(h11.InformationalResponse(status_code=100, headers=[]))
+        self._limit(BODY_S)
+        return True
+
+    def _serve(self) -> None:
+        head = self._head
+        assert head is not None
+        self._stop_timer()
+        request = Request(head.method, head.target, head.headers, bytes(self._body), time.monotonic())
+        self._body = bytearray()
+        self._exchange = Exchange(self, self._router.common_headers(head))
+        self._task = self._loop.create_task(self._carry_out(request, self._exchange))
+
+    async def _carry_out(self, request: Request, exchange: Exchange) -> None:
+        try:
+            await self._router.serve(request, exchange)
+        except asyncio.CancelledError:
+            self.transport.close()
+            raise
+        except ConnectionError:
+            self.transport.abort()
+        except Exception:
+            logger.exception("%s %s failed", request.method, request.target.partition("?")[0])
+            if exchange.started:
+                self.transport.abort()
+            else:
+                await exchange.send(error_answer(500, "this is a bug; the log has the details"))
+        finally:
+            self._task = self._exchange = None
+        self._next()
+
+    def _next(self) -> None:
+        """Go on with the connection's next request, or end it."""
+        if self.transport.is_closing():
+            return
+        if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
+            self._linger()
+            return
+        self._http.start_next_cycle()
+        self._head = None
+        ahead, self._ahead = bytes(self._ahead), bytearray()
+        self._limit(HEAD_S if ahead or self._http.trailing_data[0] else KEEP_ALIVE_S)
+        if ahead:
+            self._http.receive_data(ahead)
+        self._advance()
+
+    # ---- answers
+
+    def send(self, event: h11.Event) -> None:
+        """Write a part of an answer. Raises ConnectionError where the client is gone."""
+        if self.transport.is_closing():
+            raise ConnectionResetError("the client is gone")
+        data = self._http.send(event)
+        if data:
+            self._written += len(data)
+            self.transport.write(data)
+
+    async def drain(self) -> None:
+        """Wait until most of what was written has left. Raises ConnectionError where the client is gone."""
+        await self._room.wait()
+        if self.transport.is_closing():
+            raise ConnectionResetError("the client is gone")
+
+    def send_whole(self, answer: Answer, headers: HeaderList = ()) -> None:
+        lines = [
+            ("Content-Type", answer.content_type),
+            ("Content-Length", str(len(answer.body))),
+            ("Cache-Control", "no-store"),
+            *answer.headers,
+            *headers,
+        ]
+        if answer.status == HTTPStatus.NO_CONTENT:
+            del lines[:2]
+        self.send(_head(answer.status, lines))
+        self.send(h11.Data(data=answer.body))
+        self.send(h11.EndOfMessage())
+
+    def _refuse(self, status: int, message: str) -> None:
+        logger.info("a request was refused: %d %s", status, message)
+        self._close_with(error_answer(status, message))
+
+    def _close_with(self, answer: Answer) -> None:
+        """Answer, and end the connection whatever else was sent on it."""
+        headers = self._router.common_headers(self._head) if self._head is not None else ()
+        with contextlib.suppress(ConnectionError, h11.LocalProtocolError):
+            self.send_whole(answer, (("Connection", "close"), *headers))
+        self._linger()
+
+    def _linger(self) -> None:
+        self._lingering = True
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._limit(LINGER_S)
+
+    # ---- time
+
+    def _limit(self, seconds: float) -> None:
+        """What is going on must be over by then."""
+        self._stop_timer()
+        self._timer = self._loop.call_later(seconds, self._too_late)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _too_late(self) -> None:
+        self._timer = None
+        if self._head is None or self._lingering:
+            self.transport.abort()
+        else:
+            self._refuse(408, f"the body took longer than {BODY_S:.0f} s")
+
+    def check(self, now: float) -> None:
+        """Cut the connection if it doesn't take what is sent; called about twice a second."""
+        buffered = self.transport.get_write_buffer_size()
+        moved = self._written - buffered
+        if moved > self._moved or not buffered:
+            self._moved_t = now
+        self._moved = moved
+        backlog = buffered + (self._exchange.backlog() if self._exchange is not None else 0)
+        if backlog > MAX_BACKLOG_BYTES or now - self._moved_t > STALL_S:
+            self.end_reason = "slow"
+            logger.info("an HTTP client is cut: it doesn't read")
+            self.transport.abort()
+
+
+def _head(status: int, headers: HeaderList) -> h11.Response:
+    return h11.Response(
+        status_code=status,
+        reason=HTTPStatus(status).phrase.encode(),
+        headers=[(name.encode("ascii"), value.encode("latin-1")) for name, value in headers],
+    )
+
+
+def json_answer(status: int, body: dict[str, Any], headers: HeaderList = ()) -> Answer:
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    return Answer(status, text.encode("utf-8", "replace") + b"\n", JSON, headers)
+
+
+def error_answer(
+    status: int,
+    message: str,
+    *,
+    code: str | None = None,
+    param: str | None = None,
+    headers: HeaderList = (),
+) -> Answer:
+    """An error as the ecosystem's clients read it; its code is the status by name where none is given."""
+    return json_answer(status, error_body(status, message, code=code, param=param), headers)
+
+
+def error_body(
+    status: int, message: str, *, code: str | None = None, param: str | None = None
+) -> dict[str, Any]:
+    return {
+        "error": {
+            "message": message,
+            "type": "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error",
+            "param": param,
+            "code": code or HTTPStatus(status).name.lower(),
+        }
+    }

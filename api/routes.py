@@ -1,0 +1,95 @@
+"""What plain HTTP requests are answered: who is let in, which path does what."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from api import guard as doors
+from api import protocol
+from api.clients import Clients
+from api.guard import Guard, Refusal
+from api.http import Answer, Exchange, Head, HeaderList, HttpConnection, Request, error_answer, json_answer
+
+if TYPE_CHECKING:
+    from api.server import LiveServer
+
+logger = logging.getLogger(__name__)
+
+PREFLIGHT_S = 600
+_HEADER_NAMES = re.compile(r"[A-Za-z0-9_-]{1,64}(?:, ?[A-Za-z0-9_-]{1,64}){0,63}")
+
+
+class Routes:
+    """The paths beside the stream. Loop thread only."""
+
+    def __init__(self, server: LiveServer, guard: Guard, clients: Clients, version: str) -> None:
+        self._server = server
+        self._guard = guard
+        self._clients = clients
+        self._version = version
+        self._connections: set[HttpConnection] = set()
+
+    def opened(self, connection: HttpConnection) -> None:
+        self._connections.add(connection)
+        self._server.opened(connection)
+
+    def lost(self, connection: HttpConnection) -> None:
+        self._connections.discard(connection)
+        self._server.lost(connection)
+
+    # ---- the doors
+
+    def judge(self, head: Head) -> Answer | None:
+        """The answer to a request that isn't let in, or None."""
+        verdict = self._guard.check(head.method, head.target, head.headers)
+        if isinstance(verdict, Refusal):
+            logger.info("a request was refused: %d %s", verdict.status, verdict.message)
+            allow = (("Allow", verdict.allow),) if verdict.allow else ()
+            return error_answer(verdict.status, verdict.message, headers=allow)
+        if self._server.closing:
+            return error_answer(503, "the app is quitting")
+        if len(self._connections) > protocol.MAX_CLIENTS:
+            return error_answer(503, f"{protocol.MAX_CLIENTS} HTTP connections are open already")
+        if verdict.path == doors.LIVE_PATH and not verdict.preflight:
+            if head.has_body:
+                return error_answer(400, "the stream takes no body")
+            upgrade = (("Upgrade", "websocket"),)
+            return error_answer(426, "this is a WebSocket: it must be asked for", headers=upgrade)
+        return None
+
+    def common_headers(self, head: Head) -> HeaderList:
+        """Lets a page of an allowed origin read the answer."""
+        origin = self._guard.origin(head.headers)
+        return (("Access-Control-Allow-Origin", origin), ("Vary", "Origin")) if origin else ()
+
+    # ---- the paths
+
+    async def serve(self, request: Request, exchange: Exchange) -> None:
+        if request.method == "OPTIONS":
+            await exchange.send(preflight(request))
+            return
+        path = urlsplit(request.target).path
+        if path == doors.HEALTH_PATH:
+            await exchange.send(self.health())
+
+    def health(self) -> Answer:
+        return json_answer(
+            200, {"status": "ok", "version": self._version, "engine": self._server.state.engine}
+        )
+
+
+def preflight(request: Request) -> Answer:
+    """What a page of an allowed origin may send: the path's method, and the headers it asks for."""
+    headers = [("Access-Control-Max-Age", str(PREFLIGHT_S))]
+    method = doors.method_of(urlsplit(request.target).path)
+    if method is not None:
+        headers.append(("Access-Control-Allow-Methods", method))
+    wanted = request.headers.get_all("Access-Control-Request-Headers")
+    if len(wanted) == 1 and _HEADER_NAMES.fullmatch(wanted[0].strip()):
+        headers.append(("Access-Control-Allow-Headers", wanted[0].strip()))
+    if request.headers.get_all("Access-Control-Request-Private-Network") == ["true"]:
+        headers.append(("Access-Control-Allow-Private-Network", "true"))
+    return Answer(204, b"", headers=headers)
