@@ -7,6 +7,7 @@ new line with up to 20 spaces after an opening bracket or a comma and before a c
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -55,8 +56,11 @@ class Objects:
     def any_number(self) -> str:
         return self._writer.rule("number", numbers.NUMBER)
 
-    def object(self, members: list[Member], others: str | None) -> str:
-        """Properties in this order, optional ones perhaps left out, then any others with values like this."""
+    def object(self, members: list[Member], others: str | None, taken: Iterable[str] = ()) -> str:
+        """Properties in this order, optional ones perhaps left out, then any others with values like this.
+
+        `taken`: names that the others don't have, members or not.
+        """
         write, space = self._writer.rule, self._space
         following: str | None = None
         """What may come next after a comma, or as the first; None: nothing can."""
@@ -64,7 +68,7 @@ class Objects:
         """What may come after a property."""
         optional = True
         if others is not None:
-            key = self._other_key([member.name for member in members])
+            key = self._other_key([*taken, *(member.name for member in members)])
             other = write("other", f"{key} {_COLON} {others}")
             more = write("more", f'"," {space} {other}')
             following, tail = write("others", f"{other} {more}*"), write("tail", f"{more}*")

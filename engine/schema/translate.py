@@ -190,7 +190,7 @@ class Translator:
             except Nothing:
                 others = None
         self._count(schema, where, members, others)
-        return self._objects.object(members, others)
+        return self._objects.object(members, others, properties)
 
     def _member(self, name: str, value: Any, where: str, required: bool, depth: int) -> Member | None:
         try:

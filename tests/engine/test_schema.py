@@ -28,6 +28,7 @@ TOLERATED = (
     "too ambiguous",
     "can't be enforced together",
     "beside a list of values",
+    "bounds from",
     "be complete",
 )
 
@@ -54,7 +55,7 @@ def counts() -> Iterator[dict[str, int]]:
 
 
 @pytest.mark.timeout(3600)
-@settings(max_examples=3000 if SOAK else 150)
+@settings(max_examples=3000 if SOAK else 60)
 @given(schema=schemas, seed=st.integers(0, 10**6))
 def test_random_schemas(llama: Child, counts: dict[str, int], schema: Any, seed: int) -> None:
     """Whatever the grammar derives parses and validates; valid values are taken; llama.cpp takes it too."""
@@ -197,6 +198,7 @@ def test_a_usual_schema(text: str, taken: bool) -> None:
         ),
         ({"required": ["x"], "type": "object"}, ('{"x": 5}',), ("{}",)),
         ({"properties": {"a": False, "b": True}}, ('{"b": 1}', "{}"), ('{"a": 1}',)),
+        ({"properties": {"a": False}, "additionalProperties": True}, ('{"b": 1}',), ('{"a": 1}',)),
         ({"anyOf": [{"const": 1}, {"const": 2}, False]}, ("1", "2"), ("3",)),
         (
             {"type": "object", "properties": {"k": {"enum": [1, 2]}}, "anyOf": [{"required": ["k"]}]},
@@ -445,7 +447,7 @@ def test_mutated_schemas_are_refused_or_work(llama: Child) -> None:
     """Also as the app does it: no other exception than ours, and llama.cpp takes what comes out."""
     dice = random.Random(5)
     taken = refused = 0
-    for seed in range(5000 if SOAK else 250):
+    for seed in range(5000 if SOAK else 100):
         schema: Any = dice.choice((PERSON, AMBIGUOUS, {"oneOf": [PERSON, {"enum": [1, "a"]}]}, LARGE))
         for _ in range(dice.randint(1, 3)):
             schema = mutated(schema, dice)
