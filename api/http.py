@@ -40,6 +40,7 @@ STALL_S = 5.0
 """Nothing is read for so long although something waits: cut."""
 
 JSON = "application/json"
+_HEAD_TOO_LARGE = f"a request's head may have {MAX_HEAD_BYTES} bytes"
 HeaderList = Sequence[tuple[str, str]]
 
 
@@ -220,7 +221,7 @@ class HttpConnection(asyncio.Protocol):
                     return
         except h11.RemoteProtocolError as error:
             status = 421 if "Host: header" in str(error) else error.error_status_hint
-            message = "the request's head is too large" if status == 431 else f"not HTTP: {error}"
+            message = _HEAD_TOO_LARGE if status == 431 else f"not HTTP: {error}"
             self._refuse(status, message)
 
     def _begin(self, event: h11.Request) -> bool:
@@ -229,6 +230,9 @@ class HttpConnection(asyncio.Protocol):
         head = self._head = Head(event.method.decode("ascii"), event.target.decode("latin-1"), headers)
         if len(head.target) > MAX_TARGET_BYTES:
             self._refuse(414, f"the address is longer than {MAX_TARGET_BYTES} bytes")
+            return False
+        if sum(len(name) + len(value) + 4 for name, value in event.headers) > MAX_HEAD_BYTES:
+            self._refuse(431, _HEAD_TOO_LARGE)  # one that had come whole before the parser looked
             return False
         if "Transfer-Encoding" in headers and "Content-Length" in headers:
             self._refuse(400, "Content-Length and Transfer-Encoding exclude each other")
