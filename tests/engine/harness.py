@@ -440,7 +440,8 @@ class Bench:
         assert event.slot not in taken
         if isinstance(event, GenerationRecovered):
             assert event.at_token == len(record.ids)
-            assert 0 <= event.cached_tokens < record.n_prompt + max(1, event.at_token)
+            n_tokens = event.at_token + len(record.untold)
+            assert 0 <= event.cached_tokens < record.n_prompt + max(1, n_tokens)
             record.recovered = event
             return
         assert record.started is None
