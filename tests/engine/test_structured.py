@@ -37,7 +37,7 @@ WORD = {"type": "string", "maxLength": 12}
 NODE = {
     "type": "object",
     "properties": {"v": {"enum": [1, 2]}, "next": {"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]}},
-    "required": ["v", "next"],
+    "required": ["v"],
 }
 LATITUDE = {"type": "number", "minimum": -90, "maximum": 90}
 SCHEMAS: tuple[Any, ...] = (
