@@ -74,7 +74,7 @@ class ChatTemplate:
                 hint="send a raw prompt, give the model another template, or load another model",
             )
         if self._template is None:
-            return "\n\n".join(message.content or "" for message in messages)
+            return _joined(messages)
         variables["add_generation_prompt"] = add_generation_prompt
         try:
             return self._render(
@@ -129,3 +129,11 @@ def _in_this_process(source: str) -> Renders:
     from engine.sandbox import SandboxedTemplate  # Jinja, which the worker doesn't load
 
     return SandboxedTemplate(source)
+
+
+def _joined(messages: Sequence[ChatMessage]) -> str:
+    """Paragraphs; an answer goes on where the model did, so that the next turn finds it in the KV cache."""
+    text = ""
+    for message in messages:
+        text += ("\n\n" if text and message.role != "assistant" else "") + (message.content or "")
+    return text

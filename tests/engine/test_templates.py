@@ -44,6 +44,8 @@ def test_messages_and_the_prompt_for_the_answer() -> None:
 
 def test_without_a_template_the_text_is_the_prompt() -> None:
     assert template(None).render([user("Once upon"), user("a time")]) == "Once upon\n\na time"
+    answered = [user("Once upon"), ChatMessage(role="assistant", content=" a time."), user("More")]
+    assert template(None).render(answered) == "Once upon a time.\n\nMore"
 
 
 def test_what_templates_expect_of_hugging_face() -> None:
