@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import re
 from collections.abc import Callable
 
 from api.bus import EventBus
@@ -51,6 +52,7 @@ TAIL_CHARS = 400
 """How much of a dead worker's log an error message shows."""
 
 EmbedDoneCallback = Callable[[EmbedDone], None]
+_STACKS = re.compile(r"^(?:Current thread|Thread) 0x", re.MULTILINE)
 
 
 class Generations:
@@ -368,7 +370,9 @@ def _ignore(_done: ControlDone) -> None:
 
 def _blamed(lost: ErrorInfo, log_tail: str) -> ErrorInfo:
     """What a generation is told that is taken for the cause of two deaths."""
-    said = f"; the engine's last words: {log_tail[-TAIL_CHARS:]}" if log_tail else ""
+    # one line, without the stacks that faulthandler writes after the reason
+    words = " ".join(_STACKS.split(log_tail, maxsplit=1)[0].split())[-TAIL_CHARS:]
+    said = f"; the engine's last words: {words}" if words else ""
     return ErrorInfo(
         code="engine_lost",
         message=f"{lost.message}, the second time with this generation, so it isn't tried again{said}",
