@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
 
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
@@ -66,6 +67,10 @@ class Session:
         self._unanswered = 0
         self._selections: deque[tuple[int, protocol.Subscribe | protocol.Unsubscribe]] = deque()
         self._subscription = server.bus.subscribe(client.own, self._wake.set)
+        request = connection.request
+        query = parse_qs(urlsplit(request.path).query) if request is not None else {}
+        self._held = query.get("hold") == ["1"]
+        """No events before the first `subscribe`: its `since` must not be overtaken by live ones."""
         self._cancel_at_end: set[str] = set()
         self._written = 0
         self._moved = 0
@@ -243,7 +248,7 @@ class Session:
                         await asyncio.sleep(0)  # a replay without a match lets others go on, too
                     if self._replies and len(self._replies[0]) > LARGE_FRAME_BYTES:
                         await self._put_large(self._next_reply())
-                    if not (self._replies or self._selections or self._subscription.pending):
+                    if not (self._replies or self._selections or self._to_drain):
                         break
         except OSError:
             return  # the connection is gone; the reader notices too
@@ -260,11 +265,20 @@ class Session:
             yield from text_frames(reply)
         if self._replies or size >= PORTION_BYTES:
             return
+        if self._held:
+            if self._selections:
+                self._held = False
+                self._select(*self._selections.popleft())
+            return
         until = self._selections[0][0] if self._selections else None
         for envelope in self._drain(PORTION_BYTES - size, until):
             yield from text_frames(envelope.encode())
         if until is not None and self._subscription.read_up_to >= until:
             self._select(*self._selections.popleft())
+
+    @property
+    def _to_drain(self) -> bool:
+        return self._subscription.pending and not self._held
 
     def _next_reply(self) -> bytes:
         reply = self._replies.popleft()

@@ -30,9 +30,10 @@ REPEATABLE = frozenset(
     (
         "subscribe", "unsubscribe", "snapshot", "ping", "embed", "models.list", "models.estimate",
         "conversations.list", "conversations.get", "conversations.search", "settings.get",
+        "cancel", "pause", "resume",
     )
 )  # fmt: skip
-"""Commands that change nothing for others: sent again where the reply to the first was lost."""
+"""Commands that are the same done once or twice: sent again where the reply to the first was lost."""
 
 StreamFrame = Event | Reset | SnapshotFrame
 
@@ -170,7 +171,8 @@ class LiveClient:
         """Send one command and wait for its result; without a connection, first for the next one.
 
         A command is never carried out twice: where the connection goes before the reply, this raises
-        ConnectionLostError, unless the command only asks something.
+        ConnectionLostError, unless the command only asks something, or may be repeated (`cancel`, `pause`,
+        `resume`).
         """
         return await self._request({"type": type, **arguments})
 
@@ -305,7 +307,7 @@ class LiveClient:
         while True:
             await asyncio.sleep(next(self._pauses))
             try:
-                link = _Link(*await self._address.open())
+                link = _Link(*await self._address.open(again=True))
             except TokenglassError as error:
                 if error.code == "forbidden" and self._address.fixed:
                     raise

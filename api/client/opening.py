@@ -47,14 +47,15 @@ class Address:
     name: str
     key: str | None
 
-    async def open(self) -> tuple[ClientConnection, Frame]:
-        """A connection and the server's `hello`.
+    async def open(self, *, again: bool = False) -> tuple[ClientConnection, Frame]:
+        """A connection and the server's `hello`; `again`: with no events before the first `subscribe`.
 
         Raises TokenglassError: `not_found` (nobody there), `busy` (full, or quitting) or `forbidden`.
         """
         url, token = self.find()
         check_url(url)
-        query = urlencode({k: v for k, v in (("name", self.name), ("client", self.key)) if v})
+        given = {"name": self.name, "client": self.key, "hold": "1" if again else None}
+        query = urlencode({field: value for field, value in given.items() if value})
         try:
             connection = await connect(
                 f"{url}?{query}" if query else url,

@@ -25,11 +25,11 @@ LIMIT_S = 60.0
 Frame = dict[str, Any]
 
 
-def run(work: Coroutine[Any, Any, None]) -> None:
+def run(work: Coroutine[Any, Any, None], limit_s: float = LIMIT_S) -> None:
     """Run a test's coroutine under a time limit; a task left over at its end fails the test."""
 
     async def limited() -> None:
-        async with asyncio.timeout(LIMIT_S):
+        async with asyncio.timeout(limit_s):
             await work
         left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for _ in range(100):
