@@ -17,6 +17,35 @@ REMEMBER_S = 600.0
 MAX_REMEMBERED = 1024
 MAX_OWN = 4096
 MAX_NAME = 80
+PUBLISH_PER_S = 100.0
+PUBLISH_BURST = 200.0
+"""Values of one client's own: each takes a place in the bus's ring, which all share."""
+
+
+@dataclass(slots=True)
+class Allowance:
+    """How often something may be done: `per_s` in the long run, `burst` at once (a token bucket)."""
+
+    per_s: float
+    burst: float
+    left: float = field(init=False)
+    t: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.left = self.burst
+
+    def take(self, now: float) -> bool:
+        """Use one, if there is one. `now`: monotonic seconds."""
+        self.left = min(self.burst, self.left + (now - self.t) * self.per_s)
+        self.t = now
+        if self.left < 1:
+            return False
+        self.left -= 1
+        return True
+
+
+def _publishing() -> Allowance:
+    return Allowance(PUBLISH_PER_S, PUBLISH_BURST)
 
 
 @dataclass(slots=True, eq=False)
@@ -33,6 +62,7 @@ class Client:
     """Why its last connection was cut; told once, in the next `hello`."""
     connections: int = 0
     left_t: float = 0.0
+    publishing: Allowance = field(default_factory=_publishing)
     _own_order: deque[str] = field(default_factory=deque)
 
     def add_own(self, generation_id: str) -> None:

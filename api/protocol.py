@@ -152,7 +152,17 @@ class Embed(BaseCommand):
     """Embeddings of texts, on a model that gives some."""
 
     type: Literal["embed"]
-    input: str | Annotated[list[str], Field(min_length=1, max_length=2048)]
+    input: str | Annotated[list[str | list[TokenId]], Field(min_length=1, max_length=2048)]
+    """Texts, or for each a list of token ids that are taken as they are."""
+
+
+class Publish(BaseCommand):
+    """Put a value of one's own on everybody's time axis."""
+
+    type: Literal["publish"]
+    series: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:/ -]{0,63}$")
+    value: float = Field(allow_inf_nan=False)
+    unit: str = Field("", max_length=16, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")
 
 
 class Subscribe(BaseCommand):
@@ -289,6 +299,7 @@ Command = Annotated[
     | Ping
     | ModelsList
     | ModelsLoad
+    | Publish
     | ModelsUnload
     | ModelsEstimate
     | ModelsAdd
@@ -311,7 +322,6 @@ NOT_BUILT = frozenset(
         "tool_result",
         "conversations.export",
         "conversations.import",
-        "publish",
     )
 )
 """Commands of the contract that answer `not_implemented`."""

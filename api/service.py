@@ -26,6 +26,7 @@ from engine.events import (
     ConversationChanged,
     ConversationDeleted,
     ConversationMessage,
+    CustomMetric,
     Event,
     GenerationFinished,
     GenerationQueued,
@@ -82,6 +83,8 @@ class Service:
         else:
             if isinstance(command, protocol.Generate):
                 result, after = await self._generate(client, command, received_t)
+            elif isinstance(command, protocol.Publish):
+                result, after = self._own_metric(client, command)
             elif handler := _HANDLERS.get(type(command)):
                 result, after = await handler(self, command)
             else:
@@ -225,6 +228,19 @@ class Service:
 
     async def _ping(self, _command: protocol.Ping) -> Outcome:
         return Outcome({"t": time.monotonic(), "seq": self.bus.seq})
+
+    def _own_metric(self, client: Client, command: protocol.Publish) -> Outcome:
+        now = time.monotonic()
+        if not client.publishing.take(now):
+            raise TokenglassError("busy", f"more than {client.publishing.per_s:.0f} values a second")
+        event = CustomMetric(
+            t=now,
+            client_id=client.client_id,
+            series=command.series,
+            value=command.value,
+            unit=command.unit,
+        )
+        return Outcome({"t": now}, lambda: self._publish(event))
 
     # ---- models
 

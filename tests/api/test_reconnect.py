@@ -59,7 +59,7 @@ class Ledger:
             events.append(self.published[self.place])
             self.place += 1
         assert events, "comes twice"
-        assert events[0].seq >= frame.get("first_seq", frame["seq"]), "a gap"
+        assert events[0].seq >= (frame["first_seq"] if "first_seq" in frame else frame["seq"]), "a gap"
         assert events[-1].seq == frame["seq"]
         if len(events) > 1:
             self.merged += len(events) - 1
@@ -88,7 +88,7 @@ async def chatter(core: Core, client: LiveClient, n: int) -> None:
         core.bus.publish(LogLine(level="info", message=f"{number}"))
         if number % 100 == 0:
             await asyncio.sleep(0)
-        while core.bus.seq - client.position[1] > 20_000:  # noqa: ASYNC110 - the ring holds 65,536
+        while core.bus.seq - client.position[1] > 5_000:  # noqa: ASYNC110 - the ring holds 65,536
             await asyncio.sleep(0.005)
 
 
@@ -175,7 +175,7 @@ def test_cut_at_random_points(tmp_path: Path) -> None:
             print(
                 f"\n{CUTS} cuts, {cuts.connections} connections, {len(ledger.published)} events in "
                 f"{ledger.frames} frames ({ledger.merged} merged): 0 gaps, 0 doubles; {len(asked)} "
-                f"generations asked for, {lost} replies lost with the connection; {time.monotonic() - began:.0f} s"
+                f"generations asked for, {lost} replies lost; {time.monotonic() - began:.0f} s"
             )
 
     run(body(), 3000 if SOAK else 250)
