@@ -499,7 +499,7 @@ def test_fork_in_every_state(make: Make) -> None:
 
 
 def test_a_branch_shares_the_prefix_and_the_batch() -> None:
-    bench = Bench("fake:tokens=60")
+    bench = Bench("fake:tokens=60", n_kv=4096)  # cells for all together
     bench.add("the river " * 20)
     for _ in range(12):
         bench.step()

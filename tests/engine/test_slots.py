@@ -16,7 +16,7 @@ class Bench:
     """Slots on the fake backend, which checks what is kept and copied."""
 
     def __init__(self, n_slots: int, model: str = "fake:") -> None:
-        config = WorkerConfig(model_id="m", model_path=model, n_slots=n_slots)
+        config = WorkerConfig(model_id="m", model_path=model, n_slots=n_slots, n_kv=4096)
         self.backend = fake.load(config, lambda _: True)
         self.slots = Slots(self.backend)
         self.all = self.slots.all
