@@ -8,7 +8,6 @@ from pydantic import Field, TypeAdapter
 
 from engine.types import ChatMessage, Origin, ResponseFormat, Resume, SamplingParams, Tool, ToolChoice, Value
 
-
 MAX_PROMPT_LOOKUP = 16
 """Tokens guessed in one step of a generation at most: each one's logits take memory."""
 
@@ -24,8 +23,8 @@ class Generate(Value):
     origin: Origin
     messages: list[ChatMessage] | None = None
     """Rendered with the model's chat template."""
-    prompt: str | None = None
-    """Tokenized as it is; special tokens in it are recognized."""
+    prompt: str | list[int] | None = None
+    """Tokenized as it is; special tokens in it are recognized. Token ids are taken as they are."""
     trim: bool = False
     """Leave out the oldest turns of `messages` where they don't fit, instead of failing."""
     tools: list[Tool] = Field(default_factory=list)

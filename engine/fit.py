@@ -110,6 +110,8 @@ class Sizes:
     n_ubatch: int = DEFAULT_UBATCH
     n_outputs: int = 0
     """Tokens of a batch whose logits may be wanted; 0: all."""
+    kv_unified: bool = False
+    """All slots share one cache, since there are fewer cells than they may fill."""
     cache_type_k: str = "f16"
     cache_type_v: str = "f16"
 
@@ -133,7 +135,8 @@ def sizes_of(config: WorkerConfig, n_ctx_train: int, *, embedding: bool = False)
     n_ubatch = min(config.n_ubatch or DEFAULT_UBATCH, config.n_batch)
     n_kv = padded(config.n_kv or n_ctx * config.n_slots)
     n_outputs = min(n_ubatch, config.n_slots * (1 + MAX_PROMPT_LOOKUP))
-    return Sizes(n_ctx, config.n_slots, n_kv, n_ubatch, n_outputs)
+    unified = 0 < config.n_kv < n_ctx * config.n_slots
+    return Sizes(n_ctx, config.n_slots, n_kv, n_ubatch, n_outputs, unified)
 
 
 def estimate(
@@ -327,7 +330,8 @@ def _cache_bytes(shape: ModelShape, sizes: Sizes, layer: int) -> int:
 
 def _masks(shape: ModelShape, sizes: Sizes) -> int:
     """Which cells each token of a batch may see, in F16."""
-    cells = sizes.n_kv if any(shape.k_widths) else sizes.n_ubatch if shape.attention_width else 0
+    seen = sizes.n_kv if sizes.kv_unified else sizes.n_kv // sizes.n_slots
+    cells = seen if any(shape.k_widths) else sizes.n_ubatch if shape.attention_width else 0
     return 2 * shape.n_masks * cells * sizes.n_ubatch
 
 

@@ -1,4 +1,4 @@
-"""Which cells of the shared KV cache are taken. Sequences that share a prefix share its cells.
+"""Which cells of the KV cache are taken. In a unified one, sequences that share a prefix share its cells.
 
 Pure book-keeping: whoever changes the backend's cache (`engine.slots`) changes this as well.
 """
@@ -19,8 +19,9 @@ class _Run:
 class Cells:
     """The book of one cache. Each sequence is a list of runs; a shared run stands in several lists."""
 
-    def __init__(self, n_sequences: int, total: int) -> None:
+    def __init__(self, n_sequences: int, total: int, *, unified: bool = True) -> None:
         self.total = total
+        self._unified = unified
         self.used = 0
         """Cells that some sequence has, each counted once."""
         self._runs: list[list[_Run]] = [[] for _ in range(n_sequences)]
@@ -51,9 +52,12 @@ class Cells:
                 self.used -= run.length
         del runs[kept:]
 
-    def share(self, source: int, target: int, n_tokens: int) -> None:
-        """The empty sequence `target` gets the cells of the first tokens of `source`."""
+    def copy(self, source: int, target: int, n_tokens: int) -> None:
+        """The empty sequence `target` gets the first tokens of `source`, in the same cells if it can."""
         assert not self._runs[target]
+        if not self._unified:
+            self.extend(target, n_tokens)
+            return
         shared = self._runs[source][: self._split(source, n_tokens)]
         for run in shared:
             run.owners.add(target)

@@ -76,7 +76,7 @@ class Preparer:
                 format=self._format_for(command),
             )
         if command.messages is None:
-            tokens = self._backend.tokenize(command.prompt or "", add_special=True, parse_special=True)
+            tokens = self._prompt_tokens(command.prompt or "")
             return Prepared(command, tokens, format=self._format_for(command))
         _check_input(command.messages, command.tools)
         prompt = self._render(command, command.messages)
@@ -93,6 +93,13 @@ class Preparer:
             format=self.format,
             reasoning_open=self.format is not None and self.format.leaves_reasoning_open(prompt.text),
         )
+
+    def _prompt_tokens(self, prompt: str | list[int]) -> list[int]:
+        if isinstance(prompt, str):
+            return self._backend.tokenize(prompt, add_special=True, parse_special=True)
+        if not all(0 <= token < self._backend.info.n_vocab for token in prompt):
+            raise TokenglassError("invalid_argument", "there is no such token", path="prompt")
+        return prompt
 
     def _format_for(self, command: Generate) -> Format | None:
         """What a raw prompt is answered with is plain text, but where it comes with tools."""

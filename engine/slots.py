@@ -49,7 +49,8 @@ class Slots:
         info = backend.info
         self.all = tuple(Slot(i) for i in range(info.n_slots))
         self.n_free = info.n_slots
-        self.cells = Cells(info.n_slots, info.n_kv or info.n_slots * info.n_ctx)
+        n_kv = info.n_kv or info.n_slots * info.n_ctx
+        self.cells = Cells(info.n_slots, n_kv, unified=info.kv_unified)
         self._backend = backend
         self._clock = 0
 
@@ -104,7 +105,7 @@ class Slots:
         else:
             self.cut(slot, 0)
             slot.computed = self._backend.copy(donor.id, slot.id, prefix)
-            self.cells.share(donor.id, slot.id, slot.computed)
+            self.cells.copy(donor.id, slot.id, slot.computed)
         self._clock += 1
         self.n_free -= 1
         slot.busy = True

@@ -14,7 +14,9 @@ from typing_extensions import TypedDict
 FinishReason = Literal["stop", "length", "context_full", "tool_calls", "cancelled", "error"]
 """Why a generation ended: end-of-generation token or stop string; `max_tokens`; context used up; …"""
 
-Origin = Literal["window", "live", "cli", "responses", "chat_completions", "completions", "bench"]
+Origin = Literal[
+    "window", "live", "cli", "responses", "chat_completions", "completions", "embeddings", "bench"
+]
 """Through which door a generation was asked for."""
 
 
@@ -202,7 +204,9 @@ class ModelInfo(Value):
     has_chat_template: bool
     load_ms: float
     n_kv: int = 0
-    """Cells of the KV cache, shared by all slots."""
+    """Cells of the KV cache, of all slots together."""
+    kv_unified: bool = True
+    """The slots share all cells; else each has its own part, which is faster where several are filled."""
     n_batch: int = 0
     """Token budget of one step."""
     n_ubatch: int = 0
@@ -241,7 +245,7 @@ class WorkerConfig(Value):
     n_ubatch: int = Field(0, ge=0)
     """Tokens computed at once within a step; 0: chosen for the model."""
     n_kv: int = Field(0, ge=0)
-    """Cells of the KV cache, shared by all slots; 0: enough for all slots at their full length."""
+    """Cells of the KV cache, shared by all slots; 0: a part for each slot that holds its full length."""
     n_threads: int = Field(0, ge=0)
     """0: the machine's cores less one for the window."""
     n_threads_batch: int = Field(0, ge=0)

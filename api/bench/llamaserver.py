@@ -158,13 +158,13 @@ def read_stream(start: float, pieces: Sequence[tuple[float, bytes]]) -> tuple[Ru
 async def llama_server(
     program: Path, config: WorkerConfig, sampling: SamplingParams
 ) -> AsyncIterator[LlamaServerSide]:
-    """Start it with the app's settings: model, context, slots, unified KV cache, batch, threads."""
+    """Start it with the app's settings: model, context, slots, a cache for each, batch, threads."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port = probe.getsockname()[1]
     command = [str(program), "--model", config.model_path, "--host", HOST, "--port", str(port)]
     command += ["--ctx-size", str(config.n_ctx * config.n_slots), "--parallel", str(config.n_slots)]
-    command += ["--kv-unified", "--batch-size", str(config.n_batch), "--ubatch-size", str(config.n_batch)]
+    command += ["--no-kv-unified", "--batch-size", str(config.n_batch), "--ubatch-size", str(config.n_batch)]
     command += ["--threads", str(config.n_threads), "--threads-batch", str(config.n_threads)]
     command += ["--cache-ram", "0"]  # it would copy idle slots' caches away before each run
     with (

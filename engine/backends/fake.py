@@ -286,7 +286,11 @@ class FakeBackend:
             return 0
         self.held[target] = self.held[source][:n_tokens]
         self._hashes[target] = self._hashes[source][:n_tokens]
-        self._cells[target] = self._cells[source][:n_tokens]
+        if self.info.kv_unified:
+            self._cells[target] = self._cells[source][:n_tokens]
+        else:
+            self._cells[target] = list(range(self._next_cell, self._next_cell + n_tokens))
+            self._next_cell += n_tokens
         self._shares.update(self._cells[target])
         return n_tokens
 
@@ -369,6 +373,7 @@ def load(config: WorkerConfig, progress: LoadProgress) -> FakeBackend:
         devices=["none"],
         has_chat_template=True,
         n_kv=n_kv,
+        kv_unified=0 < config.n_kv < n_ctx * n_slots,
         n_batch=config.n_batch,
         n_ubatch=config.n_ubatch or config.n_batch,
         n_threads_batch=1,

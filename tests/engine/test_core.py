@@ -582,7 +582,7 @@ class CoreMachine(RuleBasedStateMachine):
 
     def check_end(self, record: Record) -> None:
         command, end = record.command, record.end
-        prompt, seed = command.prompt or "", command.sampling.seed or 0
+        prompt, seed = str(command.prompt or ""), command.sampling.seed or 0
         if end.error is not None and end.error.code == "busy":
             assert record.started is None
             return

@@ -296,6 +296,6 @@ def test_sizes_follow_the_configuration() -> None:
     assert fit.sizes_of(config, 2048) == Sizes(2048, 3, 6144, n_outputs=51)
     assert fit.sizes_of(config, 0).n_ctx == fit.sizes_of(config, 100_000).n_ctx == 4096
     given_kv = config.model_copy(update={"n_kv": 3000, "n_ubatch": 64})
-    assert fit.sizes_of(given_kv, 2048) == Sizes(2048, 3, 3072, 64, n_outputs=51)
+    assert fit.sizes_of(given_kv, 2048) == Sizes(2048, 3, 3072, 64, n_outputs=51, kv_unified=True)
     many = config.model_copy(update={"n_slots": 8, "n_ubatch": 64})
     assert fit.sizes_of(many, 2048).n_outputs == 64

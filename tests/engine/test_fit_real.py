@@ -56,7 +56,7 @@ MAKES: dict[str, tuple[Make, float]] = {
     "dense": (shapes.llama, 0.01),
     "large vocabulary, tied": (partial(shapes.llama, n_vocab=32_000, tied=True), 0.01),
     "wide feed-forward": (partial(shapes.llama, n_embd=1024, n_ff=8192, n_layers=2), 0.01),
-    "multi-head": (partial(shapes.llama, n_embd=1024, n_ff=2048, n_head=16, n_head_kv=16, n_layers=2), 0.1),
+    "multi-head": (partial(shapes.llama, n_embd=1024, n_ff=2048, n_head=16, n_head_kv=16, n_layers=2), 0.12),
     "experts": (partial(shapes.llama, n_experts=8, n_layers=2), 0.15),
     "sliding window": (
         partial(shapes.llama, architecture="gemma3", extra={"attention.sliding_window": 512}, n_layers=6),

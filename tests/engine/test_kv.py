@@ -16,7 +16,7 @@ ACTIONS = st.lists(st.tuples(st.sampled_from(("extend", "cut", "share")), SEQUEN
 def test_a_shared_prefix_counts_once() -> None:
     cells = Cells(3, 100)
     cells.extend(0, 10)
-    cells.share(0, 1, 6)
+    cells.copy(0, 1, 6)
     cells.extend(1, 2)
     assert (cells.used, cells.free) == (12, 88)
     cells.cut(0, 0)
@@ -27,9 +27,18 @@ def test_a_shared_prefix_counts_once() -> None:
     assert cells.used == 0
 
 
-@given(actions=ACTIONS)
-def test_any_actions(actions: list[tuple[str, int, int, int]]) -> None:
-    cells = Cells(N_SEQUENCES, 1000)
+def test_separate_parts_share_nothing() -> None:
+    cells = Cells(2, 100, unified=False)
+    cells.extend(0, 10)
+    cells.copy(0, 1, 6)
+    assert cells.used == 16
+    cells.cut(0, 0)
+    assert cells.used == 6
+
+
+@given(actions=ACTIONS, unified=st.booleans())
+def test_any_actions(actions: list[tuple[str, int, int, int]], unified: bool) -> None:
+    cells = Cells(N_SEQUENCES, 1000, unified=unified)
     real: list[list[object]] = [[] for _ in range(N_SEQUENCES)]
     for action, a, b, n in actions:
         if action == "extend" and n:
@@ -42,7 +51,7 @@ def test_any_actions(actions: list[tuple[str, int, int, int]]) -> None:
         elif action == "share" and a != b:
             n = min(n, len(real[a]))
             cells.cut(b, 0)
-            cells.share(a, b, n)
-            real[b] = real[a][:n]
+            cells.copy(a, b, n)
+            real[b] = real[a][:n] if unified else [object() for _ in range(n)]
         assert [cells.length(i) for i in range(N_SEQUENCES)] == [len(each) for each in real]
         assert cells.used == len({cell for each in real for cell in each})

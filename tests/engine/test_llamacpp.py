@@ -222,15 +222,18 @@ def test_a_batch_that_fails_leaves_the_context_usable(backend: llamacpp.LlamaBac
     assert greedy(backend, prompt, 0, 8) == first
 
 
-def test_a_copied_prefix_shares_its_cells_and_goes_its_own_way(starter_model: Path) -> None:
-    backend = load(starter_model, n_slots=3, n_kv=256, n_batch=256)
+@pytest.mark.parametrize("sizes", [{"n_kv": 256, "n_batch": 256}, {"n_ctx": 256}], ids=("unified", "parts"))
+def test_a_copied_prefix_goes_its_own_way(starter_model: Path, sizes: dict[str, int]) -> None:
+    """Where the cache is unified it shares the cells: three times as much wouldn't fit."""
+    backend = load(starter_model, n_slots=3, **sizes)
+    assert backend.info.kv_unified == ("n_kv" in sizes)
     prompt = backend.tokenize("Once there was a snail who", add_special=True, parse_special=True) + [300] * 90
     n = len(prompt)
     one, other = [*prompt, 400, 401], [*prompt[: n - 10], 500, 501]
     expected = alone(backend, one), alone(backend, other)
     backend.decode(Batch(prompt, list(range(n)), [0] * n, [False] * n))
     assert backend.copy(0, 1, n - 10) == n - 10
-    assert backend.copy(0, 2, n) == n, "three times as much wouldn't fit"
+    assert backend.copy(0, 2, n) == n
     assert backend.copy(1, 0, 0) == 0
     assert backend.keep(2, 0) == 0
     tokens = [400, 401, 500, 501]

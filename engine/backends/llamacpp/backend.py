@@ -161,8 +161,11 @@ class LlamaBackend:
             return 0
         if self.info.recurrent and lib.llama_memory_seq_pos_max(memory, source) != n_tokens - 1:
             return 0  # a state holds all its tokens or none
-        lib.llama_memory_seq_cp(memory, source, target, 0, n_tokens)
-        return n_tokens
+        if self.info.kv_unified:
+            lib.llama_memory_seq_cp(memory, source, target, 0, n_tokens)
+            return n_tokens
+        lib.llama_memory_seq_cp(memory, source, target, -1, -1)  # between separate parts only the whole
+        return self.keep(target, n_tokens)
 
     def embed(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
         """Embedding models pool as they were trained to.
