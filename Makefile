@@ -5,7 +5,7 @@ ARGS ?=
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve test soak check format bench package starter lock clean distclean setup-run setup-dev
+.PHONY: help run serve test soak check format bench package starter schema lock clean distclean setup-run setup-dev
 
 help:
 	@echo "make run      set everything up and open the window (ARGS=\"--model FILE\" passes options)"
@@ -17,6 +17,7 @@ help:
 	@echo "make bench    what the app costs beside bare llama.cpp (ARGS=\"--synthetic 15M\"; see BENCHMARKS.md)"
 	@echo "make package  a folder that runs without Python, in dist/"
 	@echo "make starter  train the starter model anew"
+	@echo "make schema   write the contract's documents anew (api/schema.json, api/asyncapi.json)"
 	@echo "make lock     resolve the pinned requirements anew (needs pip-tools)"
 	@echo "make clean    remove .venv, build, dist and caches; the built llama.cpp is kept"
 	@echo "make distclean  clean, and the kept llama.cpp too"
@@ -61,6 +62,9 @@ package: setup-dev
 
 starter:
 	python3 assets/starter/recipe.py $(ARGS)
+
+schema: setup-dev
+	@$(BIN)/python -m api.schema
 
 lock:
 	python3 packaging/lock.py $(ARGS)

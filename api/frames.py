@@ -77,7 +77,7 @@ class LatestMetrics(Value):
     system: SystemMetrics | None
 
 
-class Snapshot(Value):
+class StateSnapshot(Value):
     """The present state."""
 
     seq: int
@@ -124,7 +124,7 @@ class Reset(Value):
     reason: Literal["run", "ahead", "too_old", "overrun"]
 
 
-class SnapshotFrame(Snapshot):
+class SnapshotFrame(StateSnapshot):
     """The state after a reset."""
 
     type: Literal["snapshot"]
@@ -325,7 +325,7 @@ RESULTS: dict[str, type[BaseModel]] = {
     "embed": Embedded,
     "subscribe": Position,
     "unsubscribe": Position,
-    "snapshot": Snapshot,
+    "snapshot": StateSnapshot,
     "ping": Pong,
     "publish": Published,
     "models.list": Models,
