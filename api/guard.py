@@ -17,15 +17,20 @@ LIVE_PATH = "/v1/live"
 HEALTH_PATH = "/health"
 WEBSOCKET_PATHS = frozenset((LIVE_PATH, "/v1/responses"))
 """Where browsers may give the token in another place than a header, which they can't set there."""
-METHODS: dict[str, str] = {LIVE_PATH: "GET", HEALTH_PATH: "GET"}
+MODEL_PATHS = "/v1/models/"
+"""And what follows: one model."""
+METHODS: dict[str, str] = {
+    LIVE_PATH: "GET",
+    HEALTH_PATH: "GET",
+    "/v1/models": "GET",
+    "/v1/chat/completions": "POST",
+    "/v1/completions": "POST",
+    "/v1/embeddings": "POST",
+}
 """The paths that are there, each with its one method."""
 NOT_BUILT_PATHS = frozenset(
     (
         "/v1/responses",
-        "/v1/chat/completions",
-        "/v1/completions",
-        "/v1/embeddings",
-        "/v1/models",
         "/v1/schema",
         "/metrics",
     )
@@ -87,7 +92,7 @@ class Guard:
             return Visitor(HEALTH_PATH, None, "")
         if origins and method == "OPTIONS" and "Access-Control-Request-Method" in headers:
             return Visitor(parts.path, None, "", preflight=True)  # browsers send no token with it
-        if not self._knows_token(headers, query if parts.path in WEBSOCKET_PATHS else {}):
+        if not self._knows_token(headers, query if parts.path in WEBSOCKET_PATHS else None):
             return Refusal(401, "the token is missing or wrong (server.json has it)")
         if parts.path in NOT_BUILT_PATHS:
             return Refusal(501, f"{parts.path} is not built yet; the stream is at {LIVE_PATH}")
@@ -108,12 +113,13 @@ class Guard:
         origins = headers.get_all("Origin")
         return origins[0].strip() if len(origins) == 1 and origins[0].strip() in self._origins else None
 
-    def _knows_token(self, headers: Headers, query: dict[str, str]) -> bool:
+    def _knows_token(self, headers: Headers, query: dict[str, str] | None) -> bool:
+        """Looks into the header, and where there is a query also into it and the subprotocols."""
         matches = map(_BEARER.fullmatch, headers.get_all("Authorization"))
         offered = [match[1] for match in matches if match]
-        if "token" in query:
+        if query is not None and "token" in query:
             offered.append(query["token"])
-        for value in headers.get_all("Sec-WebSocket-Protocol"):
+        for value in headers.get_all("Sec-WebSocket-Protocol") if query is not None else ():
             names = [name.strip() for name in value.split(",")]
             offered += [name.removeprefix("bearer.") for name in names if name.startswith("bearer.")]
         good = False
@@ -124,6 +130,8 @@ class Guard:
 
 def method_of(path: str) -> str | None:
     """The method of a path; None where there is nothing."""
+    if path.startswith(MODEL_PATHS) and path != MODEL_PATHS:
+        return "GET"
     return METHODS.get(path)
 
 

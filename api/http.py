@@ -102,6 +102,12 @@ class Exchange:
         self.backlog: Callable[[], int] = lambda: 0
         """Bytes that wait to be written, beside those in the transport's buffer."""
 
+    @property
+    def end_reason(self) -> str | None:
+        """Why the connection has ended, `lost` or `slow`; None while it lives."""
+        reason = self._connection.end_reason
+        return None if reason == "closed" else reason
+
     async def send(self, answer: Answer) -> None:
         """Write a whole answer."""
         self.started = True

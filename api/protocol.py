@@ -32,6 +32,7 @@ _PYDANTIC_PART = re.compile(r"\[key\]|(?:literal|list|dict|function-[a-z]+)\[.*\
 
 Id = Annotated[str, Field(min_length=1, max_length=200)]
 Title = Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 CommandId = Any
 """Whatever JSON value the client chose; it comes back in the reply."""
 
@@ -45,7 +46,8 @@ class Generate(BaseCommand):
 
     type: Literal["generate"]
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=4096)] | None = None
-    prompt: str | None = None
+    prompt: str | Annotated[list[TokenId], Field(min_length=1, max_length=1 << 20)] | None = None
+    """Text, or token ids that are taken as they are."""
     conversation_id: Id | None = None
     content: str | None = None
     """What the user says next in the conversation."""
@@ -297,9 +299,9 @@ Command = Annotated[
     | Unsubscribe
     | Snapshot
     | Ping
+    | Publish
     | ModelsList
     | ModelsLoad
-    | Publish
     | ModelsUnload
     | ModelsEstimate
     | ModelsAdd

@@ -12,6 +12,7 @@ from api import protocol
 from api.clients import Clients
 from api.guard import Guard, Refusal
 from api.http import Answer, Exchange, Head, HeaderList, HttpConnection, Request, error_answer, json_answer
+from api.openai.dialect import Dialect
 
 if TYPE_CHECKING:
     from api.server import LiveServer
@@ -28,9 +29,9 @@ class Routes:
     def __init__(self, server: LiveServer, guard: Guard, clients: Clients, version: str) -> None:
         self._server = server
         self._guard = guard
-        self._clients = clients
         self._version = version
         self._connections: set[HttpConnection] = set()
+        self._dialect = Dialect(server, clients)
 
     def opened(self, connection: HttpConnection) -> None:
         self._connections.add(connection)
@@ -74,6 +75,8 @@ class Routes:
         path = urlsplit(request.target).path
         if path == doors.HEALTH_PATH:
             await exchange.send(self.health())
+        else:
+            await self._dialect.serve(path, request, exchange)
 
     def health(self) -> Answer:
         return json_answer(

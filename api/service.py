@@ -375,9 +375,9 @@ def _given_up(generation_id: str) -> GenerationFinished:
     )
 
 
-def shown_input(messages: Sequence[ChatMessage] | None, prompt: str | None) -> str:
+def shown_input(messages: Sequence[ChatMessage] | None, prompt: str | list[int] | None) -> str:
     """What `generation.queued` shows of the question: the last user message, or the prompt."""
-    text = prompt or ""
+    text = prompt if isinstance(prompt, str) else f"{len(prompt)} tokens" if prompt else ""
     for message in messages or ():
         if message.role == "user":
             text = message.content or ""

@@ -4,7 +4,7 @@ from random import Random
 import pytest
 from websockets.datastructures import Headers
 
-from api.guard import NOT_BUILT_PATHS, Guard, Refusal, Visitor, check_host, check_origin
+from api.guard import METHODS, NOT_BUILT_PATHS, Guard, Refusal, Visitor, check_host, check_origin
 from engine.errors import TokenglassError
 
 PORT = 7317
@@ -137,7 +137,7 @@ def test_other_methods_get_405(guard: Guard, method: str) -> None:
 
 
 def test_other_paths_get_404(guard: Guard) -> None:
-    for target in ("/", "/v1", "/v1/chat", "/v1/models/x", "/v1/responses/"):
+    for target in ("/", "/v1", "/v1/chat", "/v1/models/", "/v1/responses/"):
         for method in ("GET", "POST"):
             assert status(guard, headers(), target, method) == 404
 
@@ -159,6 +159,33 @@ def test_the_address_names_the_client(guard: Guard) -> None:
     assert status(guard, headers(), f"{LIVE}?client={'x' * 201}") == 400
     assert status(guard, headers(), f"{LIVE}?" + "&".join(f"a{n}=1" for n in range(99))) == 400
     assert status(guard, headers(), "//[") == 400
+
+
+def test_each_path_has_its_method(guard: Guard) -> None:
+    for path, method in {**METHODS, "/v1/models/some/model": "GET"}.items():
+        assert guard.check(method, path, headers()) == Visitor(path, None, "")
+        other = guard.check("GET" if method == "POST" else "POST", path, headers())
+        assert other == Refusal(405, f"only {method}", method)
+
+
+@pytest.mark.parametrize("path", sorted(set(METHODS) - {LIVE, "/health"}))
+def test_http_takes_the_token_in_its_header_only(guard: Guard, path: str) -> None:
+    method = METHODS[path]
+    assert status(guard, headers(token=False), path, method) == 401
+    assert status(guard, headers(token=False), f"{path}?token={TOKEN}", method) == 401
+    offered = ("Sec-WebSocket-Protocol", f"tokenglass.v1, bearer.{TOKEN}")
+    assert status(guard, headers(offered, token=False), path, method) == 401
+    assert status(guard, headers(("Origin", "http://evil.test")), path, method) == 403
+    assert status(guard, headers(host="evil.test:7317"), path, method) == 421
+
+
+def test_a_preflight_needs_an_allowed_origin_and_no_token(guard: Guard) -> None:
+    asked = ("Access-Control-Request-Method", "POST")
+    allowed = headers(("Origin", "http://localhost:3000"), asked, token=False)
+    assert guard.check("OPTIONS", "/v1/models", allowed) == Visitor("/v1/models", None, "", preflight=True)
+    assert status(guard, headers(asked, token=False), "/v1/models", "OPTIONS") == 401
+    evil = headers(("Origin", "http://evil.test"), asked, token=False)
+    assert status(guard, evil, "/v1/models", "OPTIONS") == 403
 
 
 def test_without_a_token_there_is_no_server() -> None:

@@ -78,7 +78,7 @@ def test_health(tmp_path: Path) -> None:
 # ---- requests with a body
 
 
-def post(path: str = "/v1/chat/completions", headers: str = HOST + BEARER, body: str = "{}") -> str:
+def post(path: str = "/v1/responses", headers: str = HOST + BEARER, body: str = "{}") -> str:
     return f"POST {path} HTTP/1.1\r\n{headers}Content-Length: {len(body)}\r\n\r\n{body}"
 
 
@@ -94,13 +94,10 @@ def error_of(answer: str) -> Mapping[str, Any]:
 @pytest.mark.parametrize(
     ("request_", "status", "code"),
     (
-        (post(), 501, "not_implemented"),
-        (post("/v1/completions"), 501, "not_implemented"),
         (post("/v1/responses"), 501, "not_implemented"),
-        (post("/v1/embeddings"), 501, "not_implemented"),
+        (f"GET /v1/chat/completions HTTP/1.1\r\n{HOST}{BEARER}\r\n", 405, "method_not_allowed"),
         (f"POST /v1/responses HTTP/1.1\r\n{HOST}{BEARER}Transfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n",
          501, "not_implemented"),
-        (f"GET /v1/models HTTP/1.1\r\n{HOST}{BEARER}\r\n", 501, "not_implemented"),
         (f"GET /metrics HTTP/1.1\r\n{HOST}{BEARER}\r\n", 501, "not_implemented"),
         (f"GET /v1/schema HTTP/1.1\r\n{HOST}{BEARER}\r\n", 501, "not_implemented"),
         (f"GET /v1/responses HTTP/1.1\r\n{HOST}{UPGRADE}{BEARER}\r\n", 501, "not_implemented"),
