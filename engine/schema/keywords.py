@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
+from urllib.parse import unquote
 
 from engine.errors import TokenglassError
 
@@ -101,11 +102,14 @@ class Flattener:
         return {keyword: item for keyword, item in value.items() if keyword in _UNDERSTOOD}
 
     def resolve(self, reference: object, where: str) -> Any:
-        """What a `$ref` points to. Raises TokenglassError where that isn't in this schema."""
+        """What a `$ref` points to: a JSON pointer as a URI's fragment, so percent signs are undone first.
+
+        Raises TokenglassError where that isn't in this schema.
+        """
         if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
             self.refuse(where, "only references into the same schema (#/…) can be followed")
         target: Any = self._root
-        for part in reference.split("/")[1:]:
+        for part in unquote(reference).split("/")[1:]:
             name = part.replace("~1", "/").replace("~0", "~")
             if isinstance(target, dict) and name in target:
                 target = target[name]

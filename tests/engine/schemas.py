@@ -300,13 +300,22 @@ def _attempt(schema: Json, root: Json, dice: random.Random, depth: int) -> Json:
         return value_for(target, root, dice, depth + 1)
     for keyword in ("anyOf", "oneOf", "allOf"):
         if keyword in schema:
-            return value_for(dice.choice(schema[keyword]), root, dice, depth + 1)
+            value = value_for(dice.choice(schema[keyword]), root, dice, depth + 1)
+            return _in_order(value, [schema, *(schema[keyword] if keyword == "allOf" else [])])
     if "enum" in schema:
         return dice.choice(schema["enum"])
     if "const" in schema:
         return schema["const"]
     kind = schema["type"] if isinstance(schema["type"], str) else dice.choice(schema["type"])
     return _SAMPLES[kind](schema, root, dice, depth)
+
+
+def _in_order(value: Json, parts: list[Json]) -> Json:
+    """Properties in the order in which schemas that must all be fulfilled declare them."""
+    if not isinstance(value, dict):
+        return value
+    declared = [name for part in parts if isinstance(part, dict) for name in part.get("properties", {})]
+    return {name: value[name] for name in dict.fromkeys((*declared, *value)) if name in value}
 
 
 def _sample_string(schema: Json, _root: Json, dice: random.Random, _depth: int) -> str:
