@@ -15,6 +15,7 @@ from engine.errors import TokenglassError
 SUBPROTOCOL = "tokenglass.v1"
 LIVE_PATH = "/v1/live"
 HEALTH_PATH = "/health"
+METRICS_PATH = "/metrics"
 WEBSOCKET_PATHS = frozenset((LIVE_PATH, "/v1/responses"))
 """Where browsers may give the token in another place than a header, which they can't set there."""
 MODEL_PATHS = "/v1/models/"
@@ -22,6 +23,7 @@ MODEL_PATHS = "/v1/models/"
 METHODS: dict[str, str] = {
     LIVE_PATH: "GET",
     HEALTH_PATH: "GET",
+    METRICS_PATH: "GET",
     "/v1/models": "GET",
     "/v1/chat/completions": "POST",
     "/v1/completions": "POST",
@@ -32,7 +34,6 @@ NOT_BUILT_PATHS = frozenset(
     (
         "/v1/responses",
         "/v1/schema",
-        "/metrics",
     )
 )
 """Paths of the contract that answer 501, whatever the method."""

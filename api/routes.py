@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from api import guard as doors
-from api import protocol
+from api import metrics, protocol
 from api.clients import Clients
 from api.guard import Guard, Refusal
 from api.http import Answer, Exchange, Head, HeaderList, HttpConnection, Request, error_answer, json_answer
@@ -31,6 +31,8 @@ class Routes:
         self._guard = guard
         self._version = version
         self._connections: set[HttpConnection] = set()
+        self._metrics = metrics.Metrics(server.state)
+        server.bus.add_fold(self._metrics.fold)
         self._dialect = Dialect(server, clients)
 
     def opened(self, connection: HttpConnection) -> None:
@@ -75,6 +77,8 @@ class Routes:
         path = urlsplit(request.target).path
         if path == doors.HEALTH_PATH:
             await exchange.send(self.health())
+        elif path == doors.METRICS_PATH:
+            await exchange.send(Answer(200, self._metrics.text().encode(), metrics.CONTENT_TYPE))
         else:
             await self._dialect.serve(path, request, exchange)
 
