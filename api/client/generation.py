@@ -33,6 +33,7 @@ class Generation:
         self._starting: asyncio.Task[tuple[Frame, Inbox]] | None = None
         self._inbox: Inbox | None = None
         self._over = False
+        self._finished: Frame | None = None
 
     @property
     def id(self) -> str | None:
@@ -60,7 +61,8 @@ class Generation:
         except TokenglassError:
             self._over = True
             raise
-        self._over = frame["type"] == "generation.finished"
+        if frame["type"] == "generation.finished":
+            self._over, self._finished = True, frame
         return frame
 
     async def batch(self) -> list[Frame]:
@@ -81,10 +83,11 @@ class Generation:
 
     async def finished(self) -> Frame:
         """Its last event, with the whole `text`, `usage` and `timings`. Takes what comes before."""
-        async for frame in self:
-            if frame["type"] == "generation.finished":
-                return frame
-        raise TokenglassError("bad_state", "this generation was read to its end before")
+        async for _ in self:
+            pass
+        if self._finished is None:
+            raise TokenglassError("bad_state", "how this generation ended is not known")
+        return self._finished
 
     # ---- hands
 
