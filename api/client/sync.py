@@ -32,6 +32,9 @@ class LoopThread:
         self._loop = loop
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        if not self._loop.is_running():
+            work.close()
+            raise TokenglassError("shutting_down", "this client is closed")
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
