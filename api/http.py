@@ -152,6 +152,9 @@ class HttpConnection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._exchange: Exchange | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._begun = False
+        """Something of the next request has come."""
+        self._half_closed = False
         self._lingering = False
         self._room = asyncio.Event()
         self._room.set()
@@ -187,16 +190,22 @@ class HttpConnection(asyncio.Protocol):
             if len(self._ahead) > MAX_AHEAD_BYTES:
                 self.transport.abort()
             return
-        if self._head is None and self._http.their_state is h11.IDLE:
+        if not self._begun:
+            self._begun = True
             self._limit(HEAD_S)
         self._http.receive_data(data)
         self._advance()
 
     def eof_received(self) -> bool:
-        """The client sends nothing more: over HTTP that is how it gives up."""
-        if self._task is not None:
-            self.end_reason = "lost"
-            self._task.cancel()
+        """The client sends nothing more. That is how it gives up what takes long; a GET it may still await."""
+        if self._task is None:
+            return False
+        assert self._head is not None
+        if self._head.method == "GET":
+            self._half_closed = True
+            return True
+        self.end_reason = "lost"
+        self._task.cancel()
         return False
 
     def pause_writing(self) -> None:
@@ -285,13 +294,17 @@ class HttpConnection(asyncio.Protocol):
         """Go on with the connection's next request, or end it."""
         if self.transport.is_closing():
             return
+        if self._half_closed:
+            self.transport.close()
+            return
         if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
             self._linger()
             return
         self._http.start_next_cycle()
         self._head = None
         ahead, self._ahead = bytes(self._ahead), bytearray()
-        self._limit(HEAD_S if ahead or self._http.trailing_data[0] else KEEP_ALIVE_S)
+        self._begun = bool(ahead or self._http.trailing_data[0])
+        self._limit(HEAD_S if self._begun else KEEP_ALIVE_S)
         if ahead:
             self._http.receive_data(ahead)
         self._advance()

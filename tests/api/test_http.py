@@ -8,7 +8,8 @@ import pytest
 
 from api import http
 from api.core import Core
-from tests.api.harness import TOKEN, app, client, eventually, run
+from api.guard import METHODS
+from tests.api.harness import HI, TOKEN, app, client, eventually, run
 
 BEARER = f"Authorization: Bearer {TOKEN}\r\n"
 ORIGIN = "http://localhost:3000"
@@ -166,10 +167,84 @@ def test_slow_clients_are_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             assert (await slow_body.answer())[0] == 408
             idle.send(f"{HEALTH}\r\n")
             assert (await idle.answer())[0] == 200
-            for raw in (silent, slow_head, slow_body, idle):
+            dripping = await Raw.open(core)
+            dripping.send(f"{HEALTH}\r\n")
+            assert (await dripping.answer())[0] == 200
+            for _ in range(200):
+                if dripping.reader.at_eof() or dripping.writer.transport.is_closing():
+                    break
+                dripping.send("G" if _ == 0 else "X")
+                await asyncio.sleep(0.02)
+            else:
+                pytest.fail("a head may not come for ever")
+            for raw in (silent, slow_head, slow_body, idle, dripping):
                 assert await raw.ended()
                 raw.close()
             await eventually(lambda: not core._server._open)
+
+    run(test())
+
+
+def test_who_only_half_closes_gets_what_is_there_at_once(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with app(tmp_path) as core:
+            raw = await Raw.open(core)
+            raw.send(f"{HEALTH}\r\n")
+            raw.writer.write_eof()
+            assert (await raw.answer())[0] == 200
+            assert await raw.ended()
+            raw.close()
+
+    run(test())
+
+
+def test_an_old_client_reads_a_stream_to_its_end(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with app(tmp_path, "fake:tokens=5") as core:
+            raw = await Raw.open(core)
+            body = json.dumps({"messages": HI, "stream": True})
+            raw.send(
+                "POST /v1/chat/completions HTTP/1.0\r\nHost: 127.0.0.1:PORT\r\n"
+                f"{BEARER}Content-Length: {len(body)}\r\n\r\n{body}"
+            )
+            answer = (await raw.reader.read()).decode()
+            head, _, stream = answer.partition("\r\n\r\n")
+            assert head.startswith("HTTP/1.1 200 OK")
+            assert "chunked" not in head.lower()
+            frames = stream.removesuffix("\n\n").split("\n\n")
+            assert all(frame.startswith("data: ") for frame in frames)
+            assert frames[-1] == "data: [DONE]"
+            assert json.loads(frames[-2][6:])["choices"][0]["finish_reason"] == "stop"
+            raw.close()
+
+    run(test())
+
+
+def test_each_path_keeps_its_doors(tmp_path: Path) -> None:
+    """Each request is right but for one thing, and that one thing is what stops it."""
+
+    async def test() -> None:
+        async with app(tmp_path) as core:
+            for path, method in METHODS.items():
+                other = "GET" if method == "POST" else "POST"
+                right = "Host: 127.0.0.1:PORT\r\n"
+                for wanted, line, headers in (
+                    (421, method, f"Host: evil.test:PORT\r\n{BEARER}"),
+                    (421, method, f"Host: 127.0.0.1\r\n{BEARER}"),
+                    (403, method, f"{right}{BEARER}Origin: null\r\n"),
+                    (403, method, f"{right}{BEARER}Origin: http://127.0.0.1:PORT\r\n"),
+                    (401, method, f"{right}Authorization: Bearer {TOKEN}x\r\n"),
+                    (401, method, right),
+                    (405, other, right + BEARER),
+                ):
+                    if wanted == 401 and path == "/health":
+                        continue
+                    text = f"{line} {path} HTTP/1.1\r\n{headers}Content-Length: 2\r\n\r\n{{}}"
+                    status, told, body = await ask(core, text)
+                    assert (status, told["connection"]) == (wanted, "close"), (path, headers)
+                    assert TOKEN.encode() not in body
+                    assert "access-control-allow-origin" not in told
+            assert not core.state.generations
 
     run(test())
 
