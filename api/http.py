@@ -197,7 +197,7 @@ class HttpConnection(asyncio.Protocol):
         self._advance()
 
     def eof_received(self) -> bool:
-        """The client sends nothing more. That is how it gives up what takes long; a GET it may still await."""
+        """The client sends nothing more. That is how it gives up what takes long; a GET may be awaited."""
         if self._task is None:
             return False
         assert self._head is not None
