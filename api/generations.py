@@ -25,6 +25,7 @@ from engine.commands import (
     Fork,
     Generate,
     Pause,
+    Rewind,
     StepTokens,
     Update,
 )
@@ -36,6 +37,7 @@ from engine.events import (
     GenerationFinished,
     GenerationPaused,
     GenerationResumed,
+    GenerationRewound,
     GenerationStarted,
     GenerationUpdated,
 )
@@ -52,6 +54,8 @@ TAIL_CHARS = 400
 """How much of a dead worker's log an error message shows."""
 
 EmbedDoneCallback = Callable[[EmbedDone], None]
+_OWN = "app-"
+"""How the ids of the app's own requests begin, which do once more what was done already."""
 _STACKS = re.compile(r"^(?:Current thread|Thread) 0x", re.MULTILINE)
 
 
@@ -239,15 +243,12 @@ class Generations:
         active.sends += 1
         worker.send(active.to_send())
         key = active.generation_id
-        untold, active.untold = active.untold, []
-        for command in untold:
-            self._ask(command.model_copy(update={"request_id": self._own_id()}), _ignore)
-        if untold and not active.paused:
-
-            def resumed(done: ControlDone) -> None:
-                active.mute = done.error is None
-
-            self._ask(Continue(request_id=self._own_id(), generation_id=key), resumed)
+        for command in active.untold:
+            quiet = _muting(active, GenerationRewound) if isinstance(command, Rewind) else _ignore
+            self._ask(command.model_copy(update={"request_id": self._own_id()}), quiet)
+        if active.untold and not active.paused:
+            quiet = _muting(active, GenerationResumed)
+            self._ask(Continue(request_id=self._own_id(), generation_id=key), quiet)
         if active.steps_left:
             step = StepTokens(request_id=self._own_id(), generation_id=key, tokens=active.steps_left)
             self._ask(step, _ignore)
@@ -256,7 +257,7 @@ class Generations:
         self._on_work()
 
     def _own_id(self) -> str:
-        return f"app-{next(self._numbers)}"
+        return f"{_OWN}{next(self._numbers)}"
 
     def _ask(self, command: Control, done: Done) -> None:
         assert self._worker is not None
@@ -294,8 +295,8 @@ class Generations:
             self._forget(active)
             self._pump()
             return True
-        if active.mute and isinstance(event, GenerationResumed):
-            active.mute = False
+        if active.mute is not None and isinstance(event, active.mute):
+            active.mute = None
             return False
         active.fold(event)
         if isinstance(event, GenerationStarted):
@@ -317,7 +318,7 @@ class Generations:
                     message = ControlDone(request_id=message.request_id, error=_FINISHED)
                 else:
                     self._active[command.branch_id] = active.branch(command)
-        elif message.error is None and active is not None:
+        elif message.error is None and active is not None and not command.request_id.startswith(_OWN):
             active.done(command, message.result.get("at_token", 0))
         done(message)
 
@@ -366,6 +367,15 @@ _FINISHED = ErrorInfo(code="bad_state", message="this generation has finished", 
 
 def _ignore(_done: ControlDone) -> None:
     """Nobody waits for this answer."""
+
+
+def _muting(active: Active, event: type[Event]) -> Done:
+    """What follows from this command at once was told when it was done the first time."""
+
+    def done(message: ControlDone) -> None:
+        active.mute = None if message.error else event
+
+    return done
 
 
 def _blamed(lost: ErrorInfo, log_tail: str) -> ErrorInfo:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from engine.commands import Control, Fork, Generate, Inject, Rewind, StepTokens
 from engine.events import (
+    Event,
     GenerationDelta,
     GenerationPaused,
     GenerationRecovered,
@@ -57,8 +58,10 @@ class Active:
     paused: bool = False
     steps_left: int | None = None
     """Tokens until it pauses again, where it was told to step."""
-    mute: bool = False
-    """Its worker is about to say `generation.resumed`, which nobody else has asked for."""
+    mute: type[Event] | None = None
+    """Its worker is about to say this, which nobody else has asked for."""
+    forced: list[int] = field(default_factory=list)
+    """A branch's own first token, as long as it waits for a slot: nobody was told it yet."""
     untold: list[Control] = field(default_factory=list)
     """What was done to its text while it waited for a slot; its tokens come when it has one."""
     controls: deque[tuple[Control, Done]] = field(default_factory=deque)
@@ -100,6 +103,7 @@ class Active:
 
     def _take_slot(self) -> None:
         self.has_slot = True
+        self.forced.clear()
         self.untold.clear()
 
     def _update(self, sampling: SamplingParams) -> None:
@@ -113,11 +117,13 @@ class Active:
             self.steps_left = command.tokens
         elif not self.has_slot and isinstance(command, Inject):
             self.untold.append(command)
-        elif not self.has_slot and isinstance(command, Rewind) and self.untold:
-            if at_token >= len(self.tokens):
+        elif not self.has_slot and isinstance(command, Rewind):
+            n_forced = at_token - len(self.tokens)
+            if n_forced > len(self.forced):
                 self.untold.append(command)
             else:
                 self.untold.clear()
+                del self.forced[max(0, n_forced) :]
 
     def _add(self, event: TokenEvent) -> None:
         for token in event.tokens:
@@ -143,25 +149,22 @@ class Active:
         self.deaths += self.has_slot
         if self.sent and not blame:
             self.sends -= 1
-        self.sent = self.has_slot = self.mute = False
+        self.sent = self.has_slot = False
+        self.mute = None
 
     def branch(self, fork: Fork) -> Active:
         """The generation that a worker has just made of this one's first tokens."""
         n = fork.at_token
         tokens, injected = self.tokens[:n], [index for index in self.injected if index < n]
-        resume = None
-        if self.prompt is not None and self.started is not None:
-            forced = [] if fork.token_id is None else [fork.token_id]
-            resume = Resume(
-                kind="forked",
-                prompt_tokens=self.prompt.prompt_tokens,
-                tokens=tokens.tolist() + forced,
-                untold=len(forced),
-                injected=injected,
-                seed=random.getrandbits(32),
-                trimmed_messages=self.started.trimmed_messages,
-                reasoning_open=self.prompt.reasoning_open,
-            )
+        begun = self.command.resume
+        prompt, start = self.prompt or begun, self.started or begun
+        resume = Resume(
+            kind="forked",
+            prompt_tokens=prompt.prompt_tokens if prompt else [],
+            seed=random.getrandbits(32),
+            trimmed_messages=start.trimmed_messages if start else 0,
+            reasoning_open=prompt is not None and prompt.reasoning_open,
+        )
         command = self.command.model_copy(
             update={
                 "generation_id": fork.branch_id,
@@ -172,7 +175,8 @@ class Active:
                 "resume": resume,
             }
         )
-        return Active(command, sent=True, sends=1, tokens=tokens, injected=injected)
+        forced = [] if fork.token_id is None else [fork.token_id]
+        return Active(command, sent=True, sends=1, tokens=tokens, injected=injected, forced=forced)
 
     def to_send(self) -> Generate:
         """The command for the next worker: as it was given, or to go on after the last delivered token.
@@ -181,12 +185,13 @@ class Active:
         """
         started, paused = self.started, self.paused or bool(self.untold)
         if started is None:
-            return self.command.model_copy(update={"paused": paused})
+            return self.command.model_copy(update={"paused": paused, "resume": self._begun(paused)})
         assert self.prompt is not None
         assert self.seed is not None
         computed_t = self.computed_t
-        if computed_t is None and self.times:
-            computed_t = self.times[0]
+        if computed_t is None:  # an injected token may be older than the start
+            told = enumerate(self.times, len(self.tokens) - len(self.times))
+            computed_t = next((t for index, t in told if index not in self.injected), None)
         resume = Resume(
             kind="recovered",
             prompt_tokens=self.prompt.prompt_tokens,
@@ -203,3 +208,17 @@ class Active:
             paused=paused,
         )
         return self.command.model_copy(update={"resume": resume})
+
+    def _begun(self, paused: bool) -> Resume | None:
+        """Where a branch begins that hasn't started yet; None for what is no branch."""
+        resume = self.command.resume
+        if resume is None:
+            return None
+        return resume.model_copy(
+            update={
+                "tokens": self.tokens.tolist() + self.forced,
+                "untold": len(self.forced),
+                "injected": self.injected,
+                "paused": paused,
+            }
+        )

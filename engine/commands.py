@@ -44,7 +44,7 @@ class Generate(Value):
     paused: bool = False
     """Hold it before its first token; nobody is told."""
     resume: Resume | None = None
-    """Go on from here; `messages` or `prompt` then only say what it was about."""
+    """Go on from here; where it has the prompt's tokens, the rest only says what it was about."""
 
 
 class Cancel(Value):

@@ -67,7 +67,7 @@ class Preparer:
 
     def _prepare(self, command: Generate) -> Prepared:
         resume = command.resume
-        if resume is not None:
+        if resume is not None and resume.prompt_tokens:
             return Prepared(
                 command,
                 resume.prompt_tokens,

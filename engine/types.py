@@ -265,7 +265,7 @@ class Resume(Value):
 
     kind: Literal["recovered", "forked"]
     prompt_tokens: list[int]
-    """Taken as they are, instead of rendering and tokenizing again."""
+    """Taken as they are, instead of rendering and tokenizing again; none where nobody was told them yet."""
     tokens: list[int] = Field(default_factory=list)
     """Completion tokens so far."""
     untold: int = 0

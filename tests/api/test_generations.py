@@ -38,10 +38,13 @@ from engine.events import (
     GenerationDelta,
     GenerationFinished,
     GenerationForked,
+    GenerationPaused,
     GenerationQueued,
     GenerationRecovered,
+    GenerationResumed,
     GenerationRewound,
     GenerationStarted,
+    GenerationUpdated,
 )
 from engine.prepare import Preparer
 from engine.replies import ControlDone
@@ -193,6 +196,15 @@ class Bench:
             self.worker.step()
         assert len(self.generations) == 0
 
+    def told(self, key: str) -> list[str]:
+        """What it was told that hands on it have brought, in order."""
+        return [
+            event.type
+            for event in self.events
+            if isinstance(event, GenerationPaused | GenerationResumed | GenerationUpdated | GenerationRewound)
+            and event.generation_id == key
+        ]
+
     def answer(self, key: str) -> tuple[list[int], str]:
         """Ids and text as a client has them; checks that nothing is missing, doubled or out of order."""
         ids: list[int] = []
@@ -274,9 +286,13 @@ def do(bench: Bench, number: int, action: Action, n_before: int) -> None:
             )
 
 
-async def compare(spec: str, sampling: SamplingParams, script: list[Action], deaths: set[int]) -> None:
+async def compare(
+    spec: str, sampling: SamplingParams, script: list[Action], deaths: set[int], *, waits: bool
+) -> None:
     calm, stormy = Bench(spec), Bench(spec)
     for bench in (calm, stormy):
+        if waits:
+            bench.generate("x", sampling)
         bench.generate("g", sampling)
         for number, action in enumerate(script):
             do(bench, number, action, 0)
@@ -287,6 +303,7 @@ async def compare(spec: str, sampling: SamplingParams, script: list[Action], dea
         bench.end()
     assert stormy.n_deaths == len([number for number in deaths if number < len(script)])
     assert calm.answer("g") == stormy.answer("g")
+    assert calm.told("g") == stormy.told("g")
     for bench in (calm, stormy):
         assert {f"r{number}" for number, action in enumerate(script) if action[0] != "run"} <= set(
             bench.answers
@@ -295,10 +312,16 @@ async def compare(spec: str, sampling: SamplingParams, script: list[Action], dea
         if action[0] not in ("run", "fork"):  # while it waits for a slot, fewer tokens can be forked
             ours, theirs = calm.answers[f"r{number}"], stormy.answers[f"r{number}"]
             assert (ours.error and ours.error.code) == (theirs.error and theirs.error.code)
-            assert ours.result.get("at_token") == theirs.result.get("at_token")
+            at, there = ours.result.get("at_token"), theirs.result.get("at_token")
+            if action[0] in ("rewind", "inject"):
+                assert at == there
+            elif there is not None:  # those count the told ones
+                assert there <= at
     for event in stormy.events:
         if isinstance(event, GenerationForked):
-            stormy.answer(event.branch_id)
+            ids, _ = stormy.answer(event.branch_id)
+            if event.token_id is not None:
+                assert ids[event.at_token] == event.token_id
 
 
 @pytest.mark.timeout(900)
@@ -307,8 +330,120 @@ async def compare(spec: str, sampling: SamplingParams, script: list[Action], dea
     deaths=st.sets(st.integers(0, 11), max_size=4),
     temperature=st.sampled_from((0.0, 0.8)),
     spec=st.sampled_from(("fake:tokens=30", "fake:tokens=60", "fake:bytes=1,tokens=35", "fake:recurrent=1")),
+    waits=st.booleans(),
 )
 def test_an_answer_is_the_same_with_deaths_and_without(
-    script: list[Action], deaths: set[int], temperature: float, spec: str
+    script: list[Action], deaths: set[int], temperature: float, spec: str, waits: bool
 ) -> None:
-    asyncio.run(compare(spec, SamplingParams(temperature=temperature, seed=3), script, deaths))
+    if waits:
+        spec = f"{spec},slots=1"
+    asyncio.run(compare(spec, SamplingParams(temperature=temperature, seed=3), script, deaths, waits=waits))
+
+
+# ---- while it waits for a slot
+
+WAITS = "fake:tokens=30,slots=1"
+SAMPLING = SamplingParams(temperature=0.0)
+
+
+def fork(number: int, source: str, at_token: int, token_id: int | None = None) -> Fork:
+    return Fork(
+        request_id=f"f{number}",
+        generation_id=source,
+        branch_id=f"b{number}",
+        client_id="c",
+        origin="live",
+        received_t=0.0,
+        at_token=at_token,
+        token_id=token_id,
+    )
+
+
+def die(bench: Bench) -> None:
+    bench.worker.hear()
+    bench.die()
+    bench.revive()
+
+
+def test_a_branch_of_one_that_waits_keeps_its_token() -> None:
+    async def test() -> None:
+        bench = Bench(WAITS)
+        bench.generate("x", SAMPLING)
+        bench.generate("g", SAMPLING)
+        bench.control(fork(1, "g", 0, 300))
+        for _ in range(3):
+            die(bench)
+        bench.control(fork(2, "b1", 0, 299))
+        die(bench)
+        bench.end()
+        assert bench.answer("b1")[0][0] == 300
+        assert bench.answer("b2")[0][0] == 299
+        assert bench.answer("x")[0] == bench.answer("g")[0]
+
+    asyncio.run(test())
+
+
+def test_a_branch_that_waits_is_as_long_as_it_was_told() -> None:
+    """Rewound, held and branched again before it has a slot."""
+
+    async def test() -> None:
+        bench = Bench(WAITS)
+        bench.generate("g", SAMPLING)
+        bench.run(12)
+        bench.control(fork(1, "g", 9, 300))
+        bench.worker.hear()
+        bench.control(fork(2, "b1", 7))
+        bench.worker.hear()
+        for number, tokens in enumerate((1, 4)):
+            bench.control(Rewind(request_id=f"r{number}", generation_id="b1", tokens=tokens))
+        bench.control(Pause(request_id="p", generation_id="b2"))
+        die(bench)
+        bench.worker.step()
+        assert [event.at_token for event in bench.events if isinstance(event, GenerationRewound)] == [9, 5]
+        die(bench)
+        bench.control(Pause(request_id="p1", generation_id="b1"))
+        bench.worker.hear()
+        assert len(bench.told("b1")) == 3
+        bench.end()
+        assert bench.answers["r1"].result["at_token"] == 5
+        ids = bench.answer("g")[0]
+        assert bench.answer("b1")[0][5:] == ids[5:]
+        assert bench.answer("b2")[0][7:] == ids[7:]
+
+    asyncio.run(test())
+
+
+def test_what_was_done_while_it_waited_is_told_once() -> None:
+    async def test() -> None:
+        bench = Bench(WAITS)
+        bench.generate("x", SAMPLING)
+        bench.generate("g", SAMPLING)
+        bench.control(Inject(request_id="i", generation_id="g", text=" river glass"))
+        bench.control(Rewind(request_id="r", generation_id="g", tokens=1))
+        die(bench)  # before the next one has answered anything, too
+        bench.generations.lose_worker(LOST, "", blame=False)
+        bench.revive()
+        bench.end()
+        assert bench.answer("g")[1].startswith(" river")
+        assert not bench.answer("g")[1].startswith(" river glass")
+        assert bench.told("g") == ["generation.rewound"]
+
+    asyncio.run(test())
+
+
+def test_what_is_done_again_is_not_forgotten_by_a_worker_that_ends_before_it_answers() -> None:
+    async def test() -> None:
+        bench = Bench(WAITS)
+        bench.generate("x", SAMPLING)
+        bench.generate("g", SAMPLING)
+        bench.control(Inject(request_id="i", generation_id="g", text=" river glass"))
+        die(bench)
+        bench.generations.lose_worker(LOST, "", blame=False)
+        bench.worker = Worker(bench._tell, WAITS)
+        bench.generations.take_worker(bench.worker)  # type: ignore[arg-type]
+        bench.generations.lose_worker(LOST, "", blame=False)  # its answers are never heard
+        bench.revive()
+        bench.end()
+        assert bench.answer("g")[1].startswith(" river glass")
+
+    asyncio.run(test())
