@@ -103,7 +103,7 @@ class ToolCallDone(GenerationEvent):
 class GenerationPaused(GenerationEvent):
     type: Literal["generation.paused"] = "generation.paused"
     at_token: int
-    """Completion tokens so far."""
+    """Completion tokens delivered so far."""
 
 
 class GenerationResumed(GenerationEvent):
@@ -114,7 +114,7 @@ class GenerationResumed(GenerationEvent):
 class GenerationUpdated(GenerationEvent):
     type: Literal["generation.updated"] = "generation.updated"
     at_token: int
-    """Index of the first token that they apply to."""
+    """Completion tokens delivered so far; what is sampled from now on is chosen with the parameters."""
     sampling: SamplingParams
     """All parameters as they are now."""
 

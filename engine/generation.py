@@ -91,7 +91,10 @@ class Generation:
             self.output.replay(resume.tokens[:n_told], self.injected)
             self.marks.started = resume.started_t
             self.marks.computed = resume.computed_t
-            self.marks.times.extend(resume.times)
+            first = n_told - len(resume.times)
+            self.marks.times += [
+                t for index, t in enumerate(resume.times, first) if index not in self.injected
+            ]
             self.cached = resume.cached_tokens
             self.paused = resume.paused
             self.draft_tokens, self.accepted_tokens = resume.draft_tokens, resume.accepted_tokens
@@ -157,8 +160,9 @@ class Generation:
         """Take one more token, and tell it."""
         if injected:
             self.injected.add(self.output.n_tokens)
+        else:
+            self.marks.times.append(t)
         self.tokens.append(sampled.token)
-        self.marks.times.append(t)
         self.output.push(sampled, t, events, injected=injected)
 
     def draft(self, limit: int) -> list[int]:
@@ -174,8 +178,11 @@ class Generation:
         """A slot has taken it."""
         self.slot, self.sampler = slot, sampler
         slot.paused = self.paused
-        if self.marks.started is None:
-            self.marks.started = t
+        marks = self.marks
+        if marks.started is None:
+            marks.started = t
+        if marks.computed is None and slot.computed >= self.n_prompt:
+            marks.computed = t
         if not self.recovered:
             self.cached = min(slot.computed, self.n_prompt)
 
@@ -186,10 +193,10 @@ class Generation:
         """
         n_told = self.n_told
         self._n_told = min(n_told, n_tokens)
-        times = self.marks.times
-        removed = self.n_tokens - n_tokens
-        del self.tokens[len(self.tokens) - removed :], times[max(0, len(times) - removed) :]
-        self.injected = {index for index in self.injected if index < n_tokens}
+        kept = {index for index in self.injected if index < n_tokens}
+        times, sampled = self.marks.times, self.n_tokens - n_tokens - len(self.injected - kept)
+        del self.tokens[self.n_prompt + n_tokens :], times[max(0, len(times) - sampled) :]
+        self.injected = kept
         if self.lookup is not None:
             self.lookup.rewind(min(len(self.lookup), len(self.tokens)))
         completion = self.completion
@@ -198,10 +205,9 @@ class Generation:
         self.untold.clear()
         return n_told - self._n_told, completion[self._n_told :]
 
-    def tell_later(self, tokens: Sequence[int]) -> None:
+    def tell_later(self, tokens: Sequence[int], t: float) -> None:
         """Tell injected tokens, which it has already, after its start."""
-        times = self.marks.times[len(self.marks.times) - len(tokens) :]
-        for token, t in zip(tokens, times, strict=True):
+        for token in tokens:
             self.output.push(Sampled(token), t, self.untold, injected=True)
 
 

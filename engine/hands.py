@@ -60,25 +60,24 @@ class Hands:
                 self._step(generation, command.tokens)
             case Update():
                 self._update(generation, command.sampling, events)
-                return {"at_token": generation.n_tokens, "sampling": generation.sampling.model_dump()}
+                return {"at_token": generation.n_told, "sampling": generation.sampling.model_dump()}
             case Rewind():
                 self._rewind(generation, command.tokens, events)
                 return {"at_token": generation.n_tokens, "removed": command.tokens}
             case Inject():
                 self._inject(generation, command.text, events)
+                return {"at_token": generation.n_tokens}
             case Fork():
                 self._fork(generation, command, events)
                 return {"at_token": command.at_token}
-        return {"at_token": generation.n_tokens}
+        return {"at_token": generation.n_told}
 
     def _pause(self, generation: Generation, events: list[Event]) -> None:
         if generation.paused:
             return
         generation.pause(True)
         events.append(
-            GenerationPaused(
-                t=self._roster.clock(), generation_id=generation.id, at_token=generation.n_tokens
-            )
+            GenerationPaused(t=self._roster.clock(), generation_id=generation.id, at_token=generation.n_told)
         )
 
     def _resume(self, generation: Generation, events: list[Event]) -> None:
@@ -86,9 +85,7 @@ class Hands:
             return
         generation.pause(False)
         events.append(
-            GenerationResumed(
-                t=self._roster.clock(), generation_id=generation.id, at_token=generation.n_tokens
-            )
+            GenerationResumed(t=self._roster.clock(), generation_id=generation.id, at_token=generation.n_told)
         )
 
     def _step(self, generation: Generation, n_tokens: int) -> None:
@@ -108,7 +105,7 @@ class Hands:
             GenerationUpdated(
                 t=self._roster.clock(),
                 generation_id=generation.id,
-                at_token=generation.n_tokens,
+                at_token=generation.n_told,
                 sampling=generation.sampling,
             )
         )
@@ -135,7 +132,7 @@ class Hands:
                 tool_calls=list(output.tool_calls),
             )
         )
-        generation.tell_later(untold)
+        generation.tell_later(untold, self._roster.clock())
         generation.set_sampler(generation.new_sampler(self._backend, generation.sampling, generation.seed))
         if generation.slot is not None:  # the last token's logits are needed again
             self._roster.slots.cut(generation.slot, len(generation.tokens) - 1)

@@ -20,7 +20,10 @@ class ControlDone(Value):
     type: Literal["reply.control"] = "reply.control"
     request_id: str
     result: dict[str, Any] = Field(default_factory=dict)
-    """`at_token`: completion tokens afterwards; for `rewind` also `removed`, for `update` `sampling`."""
+    """`at_token`: completion tokens delivered so far; for `inject` and `rewind` those still to be, too.
+
+    For `rewind` also `removed`, for `update` `sampling`.
+    """
     error: ErrorInfo | None = None
 
 

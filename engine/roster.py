@@ -184,12 +184,16 @@ class Roster:
         finished: list[Event],
         error: ErrorInfo | None = None,
     ) -> None:
-        """End a generation wherever it is. After an error its KV cache isn't trusted any more."""
+        """End a generation wherever it is. After an error its KV cache isn't trusted any more.
+
+        Of one that never started nothing is told but its end, which has what was injected.
+        """
         t = self.clock()
         output, slot = generation.output, generation.slot
         generation.ended = True
-        deltas += generation.untold
-        output.finish(t, deltas)
+        last = deltas if slot is not None or generation.recovered else []
+        last += generation.untold
+        output.finish(t, last)
         if slot is not None:
             assert generation.sampler is not None
             generation.sampler.close()

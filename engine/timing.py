@@ -29,7 +29,7 @@ class Marks:
         self.computed: float | None = None
         """Its last prompt token was computed."""
         self.times: list[float] = []
-        """When each of its tokens came."""
+        """When each of its sampled tokens came; injected ones tell nothing of the model's pace."""
 
     def timings(self) -> Timings:
         times, started = self.times, self.started

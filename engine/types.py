@@ -169,7 +169,10 @@ class PrefixBreak(Value):
 
 
 class Timings(Value):
-    """Where the time of one generation went; milliseconds but for the rate. None: not reached."""
+    """Where the time of one generation went; milliseconds but for the rate. None: not reached.
+
+    Tokens are the sampled ones; injected ones don't count.
+    """
 
     queue_ms: float | None = None
     """From the command's receipt until a slot took it."""

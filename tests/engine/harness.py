@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -229,6 +230,7 @@ class Bench:
         name = name or f"g{len(self.records)}"
         update = {"generation_id": name, "sampling": record.sampling, "resume": resume}
         command = record.command.model_copy(update=update)
+        self.clock.now = max(self.clock.now, command.received_t, *resume.times, resume.started_t or 0)
         heir = Record(command, resume.prompt_tokens, seed=resume.seed, sampling=record.sampling)
         heir.before = list(resume.tokens)
         heir.hand_at = len(resume.tokens)
@@ -304,10 +306,11 @@ class Bench:
         if isinstance(command, StepTokens):
             record.paused = False
         elif isinstance(command, Update | Rewind | Inject):
-            record.hand_at = at_token
-            assert at_token == len(record.ids) + len(record.untold)
+            record.hand_at = n_tokens = len(record.ids) + len(record.untold)
+            assert at_token == (len(record.ids) if isinstance(command, Update) else n_tokens)
             assert not record.untold or record.slot is None
         elif not isinstance(command, Fork):
+            assert at_token == len(record.ids)
             assert record.paused == isinstance(command, Pause)
         return done
 
@@ -316,7 +319,8 @@ class Bench:
         assert isinstance(command, Fork)
         assert (event.branch_id, event.at_token) == (command.branch_id, command.at_token)
         sampling = source.sampling.model_copy(update={"seed": None})
-        update = {"generation_id": event.branch_id, "received_t": command.received_t, "sampling": sampling}
+        update = {"generation_id": event.branch_id, "received_t": command.received_t}
+        update |= {"sampling": sampling, "resume": None}
         branch = Record(source.command.model_copy(update=update), source.prompt, sampling=sampling)
         branch.before = source.ids[: event.at_token]
         branch.injected = {index for index in source.injected if index < event.at_token}
@@ -422,13 +426,14 @@ class Bench:
             case ToolCallDone():
                 record.calls.append(event.call)
             case GenerationPaused():
-                assert event.at_token == len(record.ids) + len(record.untold)
+                assert event.at_token == len(record.ids)
                 assert not record.paused
                 record.paused = True
             case GenerationResumed():
-                assert event.at_token == len(record.ids) + len(record.untold)
+                assert event.at_token == len(record.ids)
                 record.paused = False
             case GenerationUpdated():
+                assert event.at_token == len(record.ids)
                 record.sampling, record.seed = event.sampling, event.sampling.seed
             case GenerationRewound():
                 self._rewound(record, event)
@@ -459,6 +464,7 @@ class Bench:
         record.text, record.reasoning, record.calls = event.text, event.reasoning, [*event.tool_calls]
 
     def _tokens(self, record: Record, text: str, tokens: list[Token]) -> None:
+        assert record.started or record.command.resume is not None, "a delta before the start"
         assert text or tokens
         if tokens:
             assert "".join(token["text"] for token in tokens) == text
@@ -477,11 +483,18 @@ class Bench:
             record.tokens.append(token)
 
     def _end(self, record: Record, event: GenerationFinished) -> None:
+        if record.started or record.command.resume is not None:
+            assert event.text == record.text
+            assert event.tool_calls == record.calls
+            assert event.reasoning == record.reasoning
+            assert not record.untold
+        else:  # it ends before it has told what was injected
+            assert event.text.startswith(record.text)
+            assert event.reasoning.startswith(record.reasoning)
+            assert event.tool_calls[: len(record.calls)] == record.calls
+            record.injected.update(range(len(record.ids), len(record.ids) + len(record.untold)))
+            record.before, record.untold = [*record.before, *record.untold], []
         record.finished = event
-        assert event.text == record.text
-        assert event.tool_calls == record.calls
-        assert event.reasoning == record.reasoning
-        assert not record.untold
         assert event.usage.completion_tokens == len(record.ids)
         assert event.usage.prompt_tokens == record.n_prompt
         if record.started and not record.recovered:
@@ -489,8 +502,10 @@ class Bench:
         assert event.usage.accepted_tokens <= event.usage.draft_tokens
         assert not event.usage.draft_tokens or record.command.prompt_lookup_num_tokens
         assert (event.error is not None) == (event.finish_reason == "error")
-        times = [token["t"] for token in record.tokens]
+        times = [token["t"] for token in record.tokens if not token.get("injected")]
         timings = event.timings
+        for figure in timings.model_dump().values():
+            assert figure is None or (math.isfinite(figure) and figure >= 0), timings
         if record.command.resume is not None:
             return
         assert (timings.queue_ms is None) == (record.started is None)

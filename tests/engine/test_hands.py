@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
+from itertools import pairwise
 from urllib.parse import quote
 
 import pytest
 
 from engine.backends import fake
-from engine.commands import Continue, Fork, Pause
-from engine.events import GenerationDelta, GenerationForked, GenerationPaused, GenerationStarted
+from engine.commands import Continue, Fork, Inject, Pause, Update
+from engine.events import (
+    GenerationDelta,
+    GenerationFinished,
+    GenerationForked,
+    GenerationPaused,
+    GenerationResumed,
+    GenerationStarted,
+    GenerationUpdated,
+)
 from engine.replies import ControlDone
-from engine.types import Resume, SamplingParams
+from engine.types import Resume, SamplingParams, Timings
 from tests.engine.harness import Bench, Record
 
 CALL = '<tool_call>{"name": "clock", "arguments": {}}</tool_call>'
@@ -417,12 +427,94 @@ def test_what_waits_tells_its_injected_tokens_after_its_start() -> None:
     bench.run()
 
 
-def test_injected_tokens_of_what_is_cancelled_while_it_waits_are_told_at_its_end() -> None:
+def test_events_of_what_waits_count_the_tokens_that_were_delivered() -> None:
     bench = waiting()
-    bench.inject("g0", " silver window")
-    bench.core.cancel("g0")
+    assert bench.inject("g0", " silver window garden").result == {"at_token": 3}
+    for command in (*hold(), Update(request_id="r", generation_id="g0", sampling={"top_k": 3})):
+        done, event = bench.core.control(command)
+        assert isinstance(done, ControlDone)
+        assert isinstance(event, GenerationPaused | GenerationResumed | GenerationUpdated)
+        assert done.result["at_token"] == event.at_token == 0
+    bench.records["g0"].sampling = SamplingParams(top_k=3, seed=1)
+    assert bench.rewind("g0", 1).result == {"at_token": 2, "removed": 1}
+    bench.run()
+    assert bench.records["g0"].end.text.startswith(" silver window")
+    check_as_undisturbed(bench.records["g0"])
+
+
+@pytest.mark.parametrize("end", ("cancel", "stop string", "max_tokens"))
+def test_of_what_ends_before_its_start_only_the_end_is_told(end: str) -> None:
+    bench = Bench("fake:tokens=20", n_slots=1)
+    bench.add("the glass", name="other")
+    bench.add(
+        "the river and the stone",
+        name="g0",
+        stop=(" garden",) if end == "stop string" else (),
+        max_tokens=2 if end == "max_tokens" else None,
+    )
     bench.step()
-    assert bench.records["g0"].end.text == " silver window"
+    text = " silver window" + (" garden" if end == "stop string" else "")
+    events = bench.core.control(Inject(request_id="r", generation_id="g0", text=text))[1:]
+    if end == "cancel":
+        bench.core.cancel("g0")
+        events += [event for event in bench.core.step() if getattr(event, "generation_id", "") == "g0"]
+    (finished,) = events
+    assert isinstance(finished, GenerationFinished)
+    assert finished.text == " silver window"
+    assert finished.usage.completion_tokens == (3 if end == "stop string" else 2)
+    assert finished.timings == Timings()
+
+
+def test_a_branch_that_ends_before_its_start_tells_only_its_end() -> None:
+    bench = decoding(3, n_slots=1)
+    (token,) = bench.backend.tokenize(" silver", add_special=False, parse_special=False)
+    bench.fork("g0", 2, token, branch="b")
+    bench.core.cancel("b")
+    bench.step()
+    assert bench.records["b"].end.text.endswith(" silver")
+    assert bench.records["b"].end.usage.completion_tokens == 3
+    bench.run()
+
+
+@pytest.mark.parametrize("make", (waiting, decoding))
+def test_injected_tokens_have_no_part_in_timings(make: Make) -> None:
+    bench = make()
+    record = bench.records["g0"]
+    bench.inject("g0", " silver window garden")
+    bench.rewind("g0", 1)
+    bench.inject("g0", " the" * 5)
+    bench.run()
+    sampled = [token["t"] for token in record.tokens if not token.get("injected")]
+    assert len(sampled) == len(record.tokens) - 7
+    timings = record.end.timings
+    assert timings.ttft_ms == pytest.approx((sampled[0] - record.command.received_t) * 1000)
+    assert timings.decode_ms == pytest.approx((sampled[-1] - sampled[0]) * 1000)
+    assert timings.tokens_per_second == pytest.approx((len(sampled) - 1) / (sampled[-1] - sampled[0]))
+    gaps = [after - before for before, after in pairwise(sampled)]
+    assert timings.itl_p50_ms == pytest.approx(statistics.median(gaps) * 1000)
+
+
+def test_an_answer_of_injected_tokens_alone_has_no_rate() -> None:
+    bench = Bench("fake:tokens=20", n_batch=1)
+    bench.add("the river and the stone", max_tokens=3)
+    bench.step()
+    bench.inject("g0", " silver window")
+    bench.rewind("g0", 1)
+    bench.step()
+    bench.inject("g0", " garden and")
+    timings = bench.records["g0"].end.timings
+    assert (timings.ttft_ms, timings.decode_ms, timings.tokens_per_second) == (None, None, None)
+
+
+def test_a_recovered_generation_counts_from_its_first_sampled_token() -> None:
+    bench = decoding(3)
+    dead = bench.records["g0"]
+    going_on = resume(dead).model_copy(update={"injected": [0], "n_drawn": 2})
+    other = Bench("fake:tokens=20")
+    timings = other.records[other.go_on(dead, going_on)]
+    other.run()
+    first = going_on.times[1]
+    assert timings.end.timings.ttft_ms == pytest.approx((first - dead.command.received_t) * 1000)
 
 
 def test_special_tokens_are_not_recognized() -> None:

@@ -134,6 +134,8 @@ class HandsMachine(RuleBasedStateMachine):
                 n_drawn=record.n_drawn,
                 seed=5 if record.seed is None else record.seed,
                 paused=record.paused,
+                times=[token["t"] for token in record.tokens],
+                started_t=None if record.started is None else record.started.t,
             )
             self.bench.go_on(record, resume, name=name)
             self.bench.records[name].hand_at = min(record.hand_at, len(record.ids))
