@@ -91,6 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     watch = commands.add_parser("watch", parents=[common], help="follow every generation and metric")
     watch.add_argument("--json", action="store_true", help="print the frames as they come")
+    watch.add_argument("--once", action="store_true", help="end with the app instead of waiting for the next")
 
     models = commands.add_parser("models", parents=[common], help="the model library")
     actions = models.add_subparsers(dest="action", metavar="ACTION")
@@ -182,7 +183,7 @@ def _app_options(parser: argparse.ArgumentParser, default: object = None) -> Non
     group.add_argument(
         "--ctx", type=_whole(0, 1 << 24), metavar="N", default=default, help="tokens for each of them"
     )
-    group.add_argument("--kv", type=_whole(0, 1 << 26), metavar="N", default=default, help="KV cells of all")
+    group.add_argument("--kv", type=_cells, metavar="N", default=default, help="KV cells of all")
     group.add_argument("--threads", type=_whole(0, 1024), metavar="N", default=default)
     group.add_argument(
         "--threads-batch", type=_whole(0, 1024), metavar="N", default=default, help="for prompts"
@@ -255,6 +256,15 @@ def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
         return value
 
     return read
+
+
+def _cells(text: str) -> int:
+    from api.settings import MIN_CELLS
+
+    cells = _whole(0, 1 << 26)(text)
+    if 0 < cells < MIN_CELLS:
+        raise argparse.ArgumentTypeError(f"{cells} isn't 0 (enough for all slots), or {MIN_CELLS} or more")
+    return cells
 
 
 def _named(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator
@@ -103,9 +104,10 @@ class LiveClient:
     Every method raises TokenglassError: what the server answered, or ConnectionLostError.
     """
 
-    def __init__(self, address: Address, link: _Link, reconnect: bool) -> None:
+    def __init__(self, address: Address, link: _Link, reconnect: bool | float) -> None:
         self._address = address
-        self._reconnect = reconnect
+        self._patience = math.inf if reconnect is True else float(reconnect)
+        """Seconds to go on trying."""
         self._link: _Link | None = link
         self._linked = asyncio.Event()
         self._linked.set()
@@ -126,12 +128,13 @@ class LiveClient:
     @classmethod
     @asynccontextmanager
     async def connect(
-        cls, url: str, token: str, *, name: str = "", key: str | None = None, reconnect: bool = True
+        cls, url: str, token: str, *, name: str = "", key: str | None = None, reconnect: bool | float = True
     ) -> AsyncIterator[LiveClient]:
         """Connect to `url`, which must be a numeric loopback address: the token goes nowhere else.
 
         `name` is what others see; the same `key` keeps the identity over programs (left out: one of its own
-        where it reconnects). Raises TokenglassError where the first try fails.
+        where it reconnects). `reconnect`: for ever, not at all, or for so many seconds each time. Raises
+        TokenglassError where the first try fails.
         """
         key = key or (secrets.token_urlsafe(12) if reconnect else None)
         async with cls._opened(Address(lambda: (url, token), True, name, key), reconnect) as client:
@@ -140,7 +143,12 @@ class LiveClient:
     @classmethod
     @asynccontextmanager
     async def discover(
-        cls, home: Path | str | None = None, *, name: str = "", key: str | None = None, reconnect: bool = True
+        cls,
+        home: Path | str | None = None,
+        *,
+        name: str = "",
+        key: str | None = None,
+        reconnect: bool | float = True,
     ) -> AsyncIterator[LiveClient]:
         """Connect to the app that runs for this home (None: the usual one), later to the next one there.
 
@@ -153,7 +161,7 @@ class LiveClient:
 
     @classmethod
     @asynccontextmanager
-    async def _opened(cls, address: Address, reconnect: bool) -> AsyncIterator[LiveClient]:
+    async def _opened(cls, address: Address, reconnect: bool | float) -> AsyncIterator[LiveClient]:
         link = _Link(*await address.open())
         client = cls(address, link, reconnect)
         runner = asyncio.create_task(client._run(link))
@@ -189,7 +197,7 @@ class LiveClient:
             try:
                 return await self._ask(link, command, inbox)
             except ConnectionLostError as error:
-                if type in REPEATABLE and self._reconnect:
+                if type in REPEATABLE and self._patience:
                     continue
                 raise ConnectionLostError(
                     f"{error.info.message} before `{type}` was answered: it may have been carried out or not"
@@ -293,18 +301,21 @@ class LiveClient:
             while True:
                 why = await self._read(link)
                 self._unlink(link)
-                if not self._reconnect or not isinstance(why, ConnectionLostError):
+                if not self._patience or not isinstance(why, ConnectionLostError):
                     return
                 self._tell({"type": "connection.lost", "reason": why.info.message})
-                link = await self._open_again()
+                link = await self._open_again(why)
         except TokenglassError as error:
             why = error
         finally:
             self._end(link, why)
 
-    async def _open_again(self) -> _Link:
+    async def _open_again(self, why: TokenglassError) -> _Link:
         """The next connection, which isn't in use yet. Raises TokenglassError where there can't be one."""
+        end = asyncio.get_running_loop().time() + self._patience
         while True:
+            if asyncio.get_running_loop().time() >= end:
+                raise why
             await asyncio.sleep(next(self._pauses))
             try:
                 link = _Link(*await self._address.open(again=True))

@@ -108,7 +108,7 @@ class SyncClient:
     @classmethod
     @contextlib.contextmanager
     def connect(
-        cls, url: str, token: str, *, name: str = "", key: str | None = None, reconnect: bool = True
+        cls, url: str, token: str, *, name: str = "", key: str | None = None, reconnect: bool | float = True
     ) -> Iterator[SyncClient]:
         """Connect to `url`, a numeric loopback address. Raises TokenglassError where the first try fails."""
         opened = LiveClient.connect(url, token, name=name, key=key, reconnect=reconnect)
@@ -118,7 +118,12 @@ class SyncClient:
     @classmethod
     @contextlib.contextmanager
     def discover(
-        cls, home: Path | str | None = None, *, name: str = "", key: str | None = None, reconnect: bool = True
+        cls,
+        home: Path | str | None = None,
+        *,
+        name: str = "",
+        key: str | None = None,
+        reconnect: bool | float = True,
     ) -> Iterator[SyncClient]:
         """Connect to the app that runs for this home (None: the usual one).
 

@@ -19,7 +19,7 @@ METRICS_INTERVAL_S = 1.0
 
 
 def run(args: argparse.Namespace) -> int:
-    """Follow until Ctrl-C or until the app quits. Raises TokenglassError where no app runs."""
+    """Follow until Ctrl-C, also over restarts of the app. Raises TokenglassError where none runs at first."""
     prepare_output()
     try:
         return asyncio.run(_watch(args))
@@ -28,17 +28,27 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _watch(args: argparse.Namespace) -> int:
-    async with LiveClient.discover(args.home, name="watch", reconnect=False) as client:
+    async with LiveClient.discover(args.home, name="watch", reconnect=not args.once) as client:
         await client.request("subscribe", events=["*"])
-        if args.json:
+        view = None if args.json else _View(sys.stdout.isatty())
+        if view is None:
             _print_json(client.hello)
-            async for event in client.events():
-                _print_json(event)
         else:
-            view = _View(sys.stdout.isatty())
             view.begin(client.hello, await client.request("snapshot"))
-            async for event in client.events():
-                view.show(event)
+        async for event in client.events(connection=True):
+            match event["type"]:
+                case "connection.lost" if view is not None:
+                    view.clear_status()
+                    view.show(event)
+                case "connection.lost":
+                    print(event["reason"], file=sys.stderr, flush=True)
+                case "connection.restored" if view is None:
+                    _print_json(event["hello"])
+                case _ if view is None:
+                    _print_json(event)
+                case _:
+                    view.show(event)
+        if view is not None:
             view.clear_status()
         lost = client.lost
     if lost is not None and lost.info.message != "the app has quit":
@@ -82,6 +92,8 @@ class _View:
         elif kind.startswith("generation."):
             self._generation(kind, event)
         elif kind == "snapshot":
+            self._names.clear()
+            self._gathered.clear()
             for generation in event["generations"]:
                 self._name(generation)
         else:
@@ -99,6 +111,11 @@ class _View:
         elif kind in ("generation.delta", "generation.reasoning_delta", "generation.tool_call.delta"):
             self._tokens += len(event["tokens"])
             self._text(generation_id, event["text"])
+        elif kind in _HANDS:
+            self._write_text(generation_id, self._gathered.pop(generation_id, ""))
+            branch = self._names.get(event.get("branch_id", ""), "")
+            told = _HANDS[kind].format(**event, branch=branch)
+            self._line(f"‖ {self._names.get(generation_id, generation_id)} {told}")
         elif kind == "generation.finished":
             self._write_text(generation_id, self._gathered.pop(generation_id, ""))
             name = self._names.pop(generation_id, generation_id)
@@ -195,6 +212,16 @@ class _View:
         sys.stdout.flush()
 
 
+_HANDS = {
+    "generation.paused": "is paused at token {at_token}",
+    "generation.resumed": "goes on",
+    "generation.updated": "has other sampling from token {at_token} on",
+    "generation.rewound": "has {removed} tokens taken back, {at_token} are left",
+    "generation.forked": "branches off at token {at_token}: {branch}",
+    "generation.recovered": "goes on after token {at_token} in a new engine",
+}
+
+
 def _describe(event: dict[str, Any]) -> str | None:
     """Events that are neither generations nor metrics, for people."""
     match event["type"]:
@@ -222,6 +249,11 @@ def _describe(event: dict[str, Any]) -> str | None:
         case "log":
             return f"{event['level']}: {event['message']}"
         case "reset":
-            return "(some events are gone)"
+            return "(the app was started anew)" if event["reason"] == "run" else "(some events are gone)"
+        case "connection.lost":
+            return f"({event['reason']}; waiting for it to come back, Ctrl-C leaves)"
+        case "connection.restored":
+            app = event["hello"].get("app") or {}
+            return f"(connected again to {app.get('name', 'tokenglass')} {app.get('version', '')})"
         case _:
             return None

@@ -469,7 +469,7 @@ def test_watch_follows_others(tmp_path: Path) -> None:
     with serving(tmp_path, "fake:script=one%20two%20three,delay_ms=20"):
         watches = [
             subprocess.Popen(
-                command(tmp_path, "watch", *more),
+                command(tmp_path, "watch", "--once", *more),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

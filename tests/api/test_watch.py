@@ -1,0 +1,103 @@
+"""`tokenglass watch` over what happens to generations, and to the app."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from api.client import SyncClient
+from api.commands.watch import _View
+from tests.e2e.harness import END_LIMIT_S, ROOT, START_LIMIT_S, serve
+
+
+class Watch:
+    def __init__(self, home: Path, *more: str) -> None:
+        self._out = home.with_name("watch.txt")
+        self._file = self._out.open("wb")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "desktop", "watch", *more, "--home", str(home)],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=self._file,
+            stderr=subprocess.STDOUT,
+        )
+
+    @property
+    def output(self) -> str:
+        return self._out.read_text(encoding="utf-8", errors="replace")
+
+    def says(self, *texts: str) -> None:
+        """All of them, in this order."""
+        end = time.monotonic() + START_LIMIT_S
+        while True:
+            place = 0
+            for text in texts:
+                place = self.output.find(text, place)
+                if place < 0:
+                    break
+            else:
+                return
+            assert time.monotonic() < end, f"{texts}; so far:\n{self.output}"
+            assert self.process.poll() is None, self.output
+            time.sleep(0.02)
+
+    def leave(self) -> int:
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(END_LIMIT_S)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+@contextlib.contextmanager
+def watch(home: Path, *more: str) -> Iterator[Watch]:
+    started = Watch(home, *more)
+    try:
+        yield started
+        assert started.leave() == 0
+        assert "Traceback" not in started.output
+    finally:
+        if started.process.poll() is None:
+            started.process.kill()
+            started.process.wait()
+        started.close()
+
+
+def test_over_a_restart_and_hands(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with contextlib.ExitStack() as stack:
+        with serve(home, "fake:tokens=40,delay_ms=5") as app:
+            view = stack.enter_context(watch(home))
+            view.says("following tokenglass")
+            with SyncClient.discover(app.home, name="me") as client:
+                generation = client.generate(prompt="hi")
+                at = generation.pause()["at_token"] + 5
+                generation.step(5)
+                while (event := next(generation))["type"] != "generation.paused" or event["at_token"] != at:
+                    pass
+                generation.rewind(2)
+                generation.fork(1)
+                generation.resume()
+                generation.finished()
+            left = f"has 2 tokens taken back, {at - 2} are left"
+            view.says(f"is paused at token {at}", left, "branches off at token 1: me")
+            view.says("goes on", "■ me")
+        view.says("(the app has quit; waiting for it to come back")
+        with serve(home, "fake:script=Back%20again"):
+            view.says("(connected again to tokenglass", "(the app was started anew)")
+            with SyncClient.discover(home, name="me") as client:
+                client.generate(prompt="who").finished()
+            view.says("(connected again", "Back again")
+
+
+def test_a_recovered_generation_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    view = _View(tty=False)
+    view._generation("generation.recovered", {"generation_id": "gen_1", "at_token": 7})
+    assert capsys.readouterr().out == "‖ gen_1 goes on after token 7 in a new engine\n"
