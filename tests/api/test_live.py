@@ -98,7 +98,7 @@ def test_every_command_gets_exactly_one_reply(tmp_path: Path) -> None:
                 (True, "models.list", None),
                 (None, "settings.get", None),
                 (2.5, "nothing.like.this", "unknown_command"),
-                ("b", "pause", "not_implemented"),
+                ("b", "pause", "invalid_argument"),
                 ("c", "cancel", "invalid_argument"),
                 ("d", "generate", "invalid_argument"),
                 ("e", "conversations.get", "invalid_argument"),

@@ -382,6 +382,26 @@ def test_closing_a_stream_ends_the_generation(tmp_path: Path) -> None:
     run(test())
 
 
+def test_a_full_queue_is_a_rate_limit_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    async def test() -> None:
+        spec = "fake:tokens=400,delay_ms=5,slots=1"
+        async with app(tmp_path, spec) as core, user(core, max_retries=0) as api:
+            await eventually(lambda: core.supervisor.phase == "ready")
+            ask: Any = api.chat.completions.create
+            held = [asyncio.create_task(ask(model="x", messages=MESSAGES, n=32)) for _ in range(8)]
+            await eventually(lambda: len(core.state.generations) == 256)
+            with pytest.raises(openai.RateLimitError):
+                await ask(model="x", messages=MESSAGES, n=32)
+            await eventually(lambda: len(core.state.generations) == 256)
+            for task in held:
+                task.cancel()
+            await asyncio.gather(*held, return_exceptions=True)
+            await eventually(lambda: not core.state.generations)
+            assert (await ask(model="x", messages=MESSAGES, max_tokens=2)).usage.completion_tokens == 2
+
+    run(test())
+
+
 def request(core: Core, **fields: Any) -> bytes:
     body = json.dumps({"messages": HI, **fields}).encode()
     place = core.base_url.removeprefix("http://").removesuffix("/v1")
