@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
-from pydantic_core import ErrorDetails
 
+from api.refusals import refusal
 from engine.commands import MAX_PROMPT_LOOKUP
 from engine.errors import ErrorInfo, TokenglassError
 from engine.types import Argument, ChatMessage, ResponseFormat, SamplingParams, Tool, ToolChoice
@@ -28,7 +28,6 @@ MAX_VALUES = 50_000
 """In one frame. Parsing holds up the whole app, and many small values take far longer than long texts."""
 
 _TEXT = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
-_PYDANTIC_PART = re.compile(r"\[key\]|(?:literal|list|dict|function-[a-z]+)\[.*\]", re.DOTALL)
 
 Id = Annotated[str, Field(min_length=1, max_length=200)]
 Title = Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)]
@@ -345,8 +344,13 @@ def decode(text: str) -> dict[str, Any]:
         raise TokenglassError("invalid_json", "nested too deeply") from None
     except UnicodeEncodeError:
         raise TokenglassError("invalid_json", "half of a surrogate pair isn't a character") from None
-    except ValueError as error:
+    except json.JSONDecodeError as error:
+        what = "begins with a byte order mark" if text.startswith("\ufeff") else f"not JSON: {error}"
+        raise TokenglassError("invalid_json", what) from None
+    except _UncleanError as error:
         raise TokenglassError("invalid_json", f"not JSON: {error}") from None
+    except ValueError:  # Python's limit for whole numbers, which speaks of Python
+        raise TokenglassError("invalid_json", "a number has too many digits") from None
     if not isinstance(data, dict):
         raise TokenglassError("invalid_json", "a frame must be one JSON object")
     if _too_deep(data):
@@ -362,21 +366,25 @@ def command_id(data: Mapping[str, Any]) -> CommandId:
     return value
 
 
+class _UncleanError(ValueError):
+    """What some parser might take for JSON."""
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     data = dict(pairs)
     if len(data) != len(pairs):
-        raise ValueError("a name stands twice in one object")
+        raise _UncleanError("a name stands twice in one object")
     return data
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} isn't a JSON number")
+    raise _UncleanError(f"{name} isn't a JSON number")
 
 
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError("a number is too large")
+        raise _UncleanError("a number is too large")
     return value
 
 
@@ -406,32 +414,13 @@ def parse_command(data: Mapping[str, Any]) -> Command:
     try:
         return _commands.validate_python(data)
     except ValidationError as error:
-        raise _as_error(name, error) from None
+        raise _as_error(name, error, data) from None
 
 
-def _as_error(name: str, error: ValidationError) -> TokenglassError:
-    first = _first(error)
-    if first["type"] == "union_tag_invalid":
+def _as_error(name: str, error: ValidationError, data: Mapping[str, Any]) -> TokenglassError:
+    if error.errors(include_url=False, include_input=False)[0]["type"] == "union_tag_invalid":
         return TokenglassError("unknown_command", f"there is no command {name[:100]!r}", path="type")
-    place = first["loc"]
-    return _argument_error(first, place[1:] if place[:1] == (name,) else place)
-
-
-def settings_error(error: ValidationError) -> TokenglassError:
-    """What is wrong with the first wrong field of `settings.set`."""
-    first = _first(error)
-    return _argument_error(first, ("settings", *first["loc"]))
-
-
-def _first(error: ValidationError) -> ErrorDetails:
-    return error.errors(include_url=False, include_context=False, include_input=False)[0]
-
-
-def _argument_error(details: ErrorDetails, place: tuple[int | str, ...]) -> TokenglassError:
-    parts = [str(part) for part in place]
-    path = ".".join(part for part in parts if not _PYDANTIC_PART.fullmatch(part)) or None
-    message = details["msg"].removeprefix("Value error, ")
-    return TokenglassError("invalid_argument", f"{path}: {message}" if path else message, path=path)
+    return refusal(error, data, above=(name,))
 
 
 def encode(frame: Mapping[str, Any]) -> bytes:

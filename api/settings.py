@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from api.guard import check_origin
 from api.paths import write_atomically
-from api.protocol import settings_error
+from api.refusals import refusal
 from engine.errors import TokenglassError
 from engine.types import Argument, SamplingParams
 
@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 VERSION = 1
 DEFAULT_PORT = 7317
+MIN_CELLS = 256
+"""Of the KV cache; nobody may ask for fewer: it is llama.cpp's own step, and they hold no conversation."""
 
 
 def _origin(value: str) -> str:
@@ -30,6 +32,12 @@ def _origin(value: str) -> str:
         return check_origin(value)
     except TokenglassError as error:
         raise ValueError(str(error)) from None
+
+
+def _cells(value: int) -> int:
+    if 0 < value < MIN_CELLS:
+        raise ValueError(f"must be 0 (enough for all slots) or at least {MIN_CELLS}")
+    return value
 
 
 OriginName = Annotated[str, Field(max_length=300), AfterValidator(_origin)]
@@ -56,7 +64,7 @@ class Settings(Argument):
     """Token budget of one step; 0: 512."""
     ubatch_size: int = Field(0, ge=0, le=1 << 16)
     """Tokens computed at once within a step; 0: 512."""
-    kv: int = Field(0, ge=0, le=1 << 26)
+    kv: Annotated[int, AfterValidator(_cells)] = Field(0, ge=0, le=1 << 26)
     """Cells of the KV cache, shared by all slots; 0: enough for all at their full length."""
     gpu_layers: int = Field(-1, ge=-1, le=10_000)
     """-1: as many as the GPU's memory takes."""
@@ -136,7 +144,7 @@ class SettingsStore:
             try:
                 settings = Settings.model_validate(data)
             except ValidationError as error:
-                raise settings_error(error) from None
+                raise refusal(error, data, inside="settings") from None
             if settings != self.current:
                 self._write(settings)
                 self.current = settings

@@ -112,6 +112,12 @@ def test_an_empty_model_name_is_wrong_usage(command: list[str], capsys: pytest.C
     assert "argument --model: the name is empty" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kv", ("1", "255", "-1"))
+def test_too_few_cells_are_wrong_usage(kv: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["serve", "--kv", kv]) == 2
+    assert "argument --kv: " in capsys.readouterr().err
+
+
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"tokenglass {VERSION}\n"

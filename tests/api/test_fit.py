@@ -432,10 +432,10 @@ def test_loading_and_unloading_in_the_terminal(
 
 def test_options_are_read() -> None:
     args = cli.build_parser().parse_args(
-        ["serve", "--kv", "5", "--batch", "6", "--ubatch-size", "7", "--threads-batch", "8"]
+        ["serve", "--kv", "512", "--batch", "6", "--ubatch-size", "7", "--threads-batch", "8"]
     )
     options = cli.options_from(args)
-    assert (options.kv, options.batch_size, options.ubatch_size, options.threads_batch) == (5, 6, 7, 8)
+    assert (options.kv, options.batch_size, options.ubatch_size, options.threads_batch) == (512, 6, 7, 8)
 
 
 def test_estimating_a_fake_model_is_refused(tmp_path: Path) -> None:

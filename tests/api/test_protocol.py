@@ -92,7 +92,7 @@ def test_a_wrong_argument_is_named(argument: str, value: object, path: str) -> N
 
 def test_a_path_holds_nothing_but_the_contracts_names() -> None:
     assert refused({"type": "subscribe", "generations": "x"}).path == "generations"
-    assert refused({"type": "subscribe", "generations": [5]}).path == "generations"
+    assert refused({"type": "subscribe", "generations": [5]}).path == "generations.0"
 
 
 def test_titles_are_stripped_and_not_blank() -> None:

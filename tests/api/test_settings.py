@@ -43,6 +43,14 @@ def test_origins_are_written_as_browsers_do(file: Path) -> None:
     assert store.current.allow_origins == ["http://localhost:3000"]
 
 
+def test_a_cache_has_cells_enough_for_something(file: Path) -> None:
+    store = SettingsStore(file)
+    with pytest.raises(TokenglassError, match=r"settings\.kv: must be 0 .* or at least 256"):
+        store.update({"kv": 1})
+    for kv in (256, 0):
+        assert store.update({"kv": kv}).kv == kv
+
+
 def test_sampling_changes_field_by_field(file: Path) -> None:
     store = SettingsStore(file)
     store.update({"sampling": {"temperature": 0.1, "seed": 3}})
@@ -56,6 +64,8 @@ def test_sampling_changes_field_by_field(file: Path) -> None:
     (
         ({"port": 70000}, "settings.port"),
         ({"port": "7317"}, "settings.port"),
+        ({"kv": 1}, "settings.kv"),
+        ({"kv": 255}, "settings.kv"),
         ({"colour": "blue"}, "settings.colour"),
         ({"version": 2}, "settings.version"),
         ({"sampling": {"temperature": -1}}, "settings.sampling.temperature"),
