@@ -12,6 +12,7 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
@@ -124,6 +125,12 @@ class GgufLayout:
 
 class _DamagedError(Exception):
     pass
+
+
+@lru_cache(maxsize=1)
+def header_of_model(path: Path) -> GgufHeader:
+    """As `read_header`, for a process that has one model and asks more than once."""
+    return read_header(path)
 
 
 def read_header(path: Path) -> GgufHeader:

@@ -42,6 +42,8 @@ class Renderer:
 
     def load(self, source: str) -> Renderer:
         """Compile a template, which `render` takes from now on. Raises TemplateFailedError."""
+        if self._loaded and source == self._source:
+            return self
         self._source, self._loaded = source, False
         self._insist(self._load)
         return self

@@ -7,6 +7,7 @@ never outlives its app. `pipe-out` encodes and sends events, so that a busy app 
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import gc
 import importlib
@@ -18,6 +19,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import cast
 
 from engine import embedding, fakespec, ipc
@@ -34,8 +36,10 @@ from engine.events import (
     ModelLoaded,
     ModelLoading,
 )
+from engine.gguf import header_of_model
 from engine.prepare import Preparer
 from engine.renderer import Renderer
+from engine.rendering import TemplateFailedError
 from engine.replies import EmbedDone, Message
 from engine.types import Timings, Usage, WorkerConfig
 
@@ -160,8 +164,11 @@ def main(connection: Connection, config_json: str, epoch: int, renderer: Rendere
     outbox = Outbox(connection)
     worker = Worker(connection, outbox)
     outbox.put([EngineStarted(epoch=epoch, pid=os.getpid())])
+    ahead = threading.Thread(target=_compile_ahead, args=(config, renderer), name="template", daemon=True)
+    ahead.start()
     try:
         backend = _load(config, outbox)
+        ahead.join()
         preparer = Preparer(backend, config.chat_template, renderer)
     except TokenglassError as error:
         outbox.put([ModelFailed(model=config.model_id, error=error.info)])
@@ -180,6 +187,16 @@ def main(connection: Connection, config_json: str, epoch: int, renderer: Rendere
     # leave without tearing down native threads one by one; the system frees it all
     sys.stderr.flush()
     os._exit(0)
+
+
+def _compile_ahead(config: WorkerConfig, renderer: Renderer) -> None:
+    """Have the template compiled while the model is being loaded. What goes wrong here is told after that."""
+    with contextlib.suppress(TokenglassError, TemplateFailedError, OSError):
+        source = config.chat_template
+        if source is None and not fakespec.is_fake(config.model_path):
+            source = header_of_model(Path(config.model_path)).chat_template
+        if source is not None:
+            renderer.load(source)
 
 
 def _load(config: WorkerConfig, outbox: Outbox) -> Backend:

@@ -7,20 +7,19 @@ line to be typed, and so that Ctrl-C reaches whatever is waiting here.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import json
 import math
 import select
 import signal
 import sys
-import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from api.client import Generation, LiveClient
+from api.client import ConnectionLostError, Generation, LiveClient
+from api.client.sync import LoopThread, loop_thread
 from api.commands import plain, prepare_output, stats
 from api.commands.ownapp import running_or_own
 from api.paths import Paths
@@ -28,13 +27,17 @@ from engine.errors import TokenglassError
 from engine.fakespec import is_fake
 
 MAX_PIPED_BYTES = 1_000_000
+PATIENCE_S = 5.0
+"""How long to try to come back when the connection goes."""
 HELP = """\
-/help  this
-/new   forget what was said and start again
-/stop  end the answer that is being written (Ctrl-C does it too)
-/quit  leave (Ctrl-D does it too)"""
-
-T = TypeVar("T")
+/help           this
+/new            forget what was said and start again
+/system [TEXT]  start again with this system prompt; without TEXT: show it
+/model [ID]     load another model in the app; without ID: list them
+/retry          answer the last question anew
+/stats          what was measured of the last answer
+/stop           end the answer that is being written (Ctrl-C does it too)
+/quit           leave (Ctrl-D does it too)"""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,8 +56,8 @@ def run(args: argparse.Namespace) -> int:
     paths = Paths.resolve(args.home)
     # the app first: starting a process is safest before there is a second thread
     model: str | None = getattr(args, "model", None)
-    with running_or_own(paths, args.home, model) as ran_already, _loop_thread() as loop:
-        connected = loop.enter(LiveClient.discover(args.home, name="chat", reconnect=False))
+    with running_or_own(paths, args.home, model) as ran_already, loop_thread("chat-loop") as loop:
+        connected = loop.enter(LiveClient.discover(args.home, name="chat", reconnect=PATIENCE_S))
         with connected as client:
             if ran_already and model is not None:
                 _check_model(
@@ -87,7 +90,7 @@ class _Chat:
     """One conversation, kept here and sent whole each time; the engine's slots know its beginning."""
 
     def __init__(
-        self, client: LiveClient, loop: _Loop, args: argparse.Namespace, wanted: dict[str, Any]
+        self, client: LiveClient, loop: LoopThread, args: argparse.Namespace, wanted: dict[str, Any]
     ) -> None:
         self._client = client
         self._loop = loop
@@ -100,6 +103,8 @@ class _Chat:
             self._arguments["sampling"] = given
         self._messages: list[dict[str, Any]] = []
         self._typed_ahead: list[str] = []
+        self._finished: dict[str, Any] | None = None
+        """How the last answer ended."""
 
     def ask(self, prompt: str) -> int:
         """One turn; answers the exit code."""
@@ -110,7 +115,7 @@ class _Chat:
             messages=[*self._messages, question], on_disconnect="cancel", **self._arguments
         )
         answer = self._loop.submit(_stream(generation))
-        finished = self._wait(answer, generation)
+        finished = self._finished = self._wait(answer, generation)
         error = finished["error"]
         if error is None:
             self._messages += [question, {"role": "assistant", "content": finished["text"]}]
@@ -155,26 +160,73 @@ class _Chat:
 
     def _command(self, line: str) -> bool:
         """Carry out one line; False to leave."""
-        if line == "/quit":
-            return False
-        if line == "/help":
-            print(HELP, file=sys.stderr)
-        elif line == "/new":
-            self._messages.clear()
-            print("(a new conversation)", file=sys.stderr)
-        elif line == "/stop":
-            print("(nothing is being written)", file=sys.stderr)
-        elif line.startswith("/") and " " not in line:
-            print(f"there is no command {line}; /help lists them", file=sys.stderr)
-        elif line:
-            try:
-                self.ask(line)
-            except TokenglassError as error:
-                if error.code == "shutting_down":
-                    raise
-                hint = f" ({error.info.hint})" if error.info.hint else ""
-                print(f"tokenglass: {error}{hint}", file=sys.stderr)
+        name, _, rest = line.partition(" ")
+        rest = rest.strip()
+        try:
+            match name:
+                case "/quit":
+                    return False
+                case "/help":
+                    _tell(HELP)
+                case "/new":
+                    self._messages.clear()
+                    _tell("(a new conversation)")
+                case "/system":
+                    self._set_system(rest)
+                case "/model":
+                    self._model(rest)
+                case "/retry":
+                    self._retry()
+                case "/stats":
+                    _tell(stats(self._finished) if self._finished else "(there was no answer yet)")
+                case "/stop":
+                    _tell("(nothing is being written)")
+                case _ if line.startswith("/") and not rest:
+                    _tell(f"there is no command {line}; /help lists them")
+                case _ if line:
+                    self.ask(line)
+        except TokenglassError as error:
+            came_back = isinstance(error, ConnectionLostError) and self._client.lost is None
+            if error.code == "shutting_down" and not came_back:
+                raise
+            hint = f" ({error.info.hint})" if error.info.hint else ""
+            _tell(f"tokenglass: {plain(str(error))}{hint}")
         return True
+
+    def _set_system(self, text: str) -> None:
+        if text:
+            self._system = text
+            self._messages.clear()
+            _tell("(a new conversation)")
+        else:
+            if not self._messages:
+                self._begin()
+            system = [message["content"] for message in self._messages if message["role"] == "system"]
+            _tell(plain(system[0]) if system else "(no system prompt)")
+
+    def _model(self, model: str) -> None:
+        if model:
+            told = self._loop.call(self._client.request("models.load", model=model))
+            _tell(f"({plain(told['model'])}: {told['state']}; what you ask is answered when it is there)")
+            return
+        library = self._loop.call(self._client.request("models.list"))
+        for entry in library["models"]:
+            mark = "*" if entry["id"] == library["loaded"] else " "
+            _tell(f"{mark} {plain(entry['id'])}")
+
+    def _retry(self) -> None:
+        """Ask the last question again, without its answer."""
+        if not self._messages or self._messages[-1]["role"] != "assistant":
+            _tell("(there is nothing to retry)")
+            return
+        before, self._messages = self._messages, self._messages[:-2]
+        try:
+            failed = self.ask(before[-2]["content"]) == 1
+        except BaseException:
+            self._messages = before
+            raise
+        if failed:
+            self._messages = before
 
     def _begin(self) -> None:
         system = self._system
@@ -251,65 +303,9 @@ async def _stream(generation: Generation) -> dict[str, Any]:
     raise AssertionError("a generation ends with its finished event")
 
 
-class _Loop:
-    """A running loop in another thread, as seen from this one."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-
-    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
-
-    def call(self, work: Coroutine[Any, Any, T]) -> T:
-        return self.submit(work).result()
-
-    @contextlib.contextmanager
-    def enter(self, context: contextlib.AbstractAsyncContextManager[T]) -> Iterator[T]:
-        """The context manager, entered and left in one task over there."""
-        entered: Future[T] = Future()
-        leave = asyncio.Event()
-
-        async def hold() -> None:
-            try:
-                async with context as value:
-                    entered.set_result(value)
-                    await leave.wait()
-            except BaseException as error:
-                if not entered.done():
-                    entered.set_exception(error)
-                    return
-                raise
-
-        task = self.submit(hold())
-        value = entered.result()
-        try:
-            yield value
-        finally:
-            self._loop.call_soon_threadsafe(leave.set)
-            with contextlib.suppress(TimeoutError):
-                task.result(timeout=2)
-
-
-@contextlib.contextmanager
-def _loop_thread() -> Iterator[_Loop]:
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="chat-loop", daemon=True)
-    thread.start()
-    try:
-        yield _Loop(loop)
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(2)
-        if not thread.is_alive():
-            loop.run_until_complete(_cancel_all(loop))
-            loop.close()
-
-
-async def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
-    tasks = [task for task in asyncio.all_tasks(loop) if task is not asyncio.current_task()]
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+def _tell(text: str) -> None:
+    """What chat itself says is kept apart from answers."""
+    print(text, file=sys.stderr)
 
 
 def _read(file: str) -> str:

@@ -10,9 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.pace import Pace
+from engine.pace import STRETCH, Pace
 
 N_BATCH = 512
+NOISE = (0.9, 1.2)
+NOISE_P99 = 1.197
+"""How much longer than foreseen one step in a hundred takes, with a prompt and without."""
 Cost = Callable[[int, int], float]
 """Decoding tokens and prompt tokens to milliseconds."""
 
@@ -51,7 +54,7 @@ def noisy(cost: Cost, seed: int, hiccups: float = 0.0) -> Cost:
     noise = random.Random(seed)
 
     def cost_with_noise(n_decode: int, n_prompt: int) -> float:
-        ms = cost(n_decode, n_prompt) * noise.uniform(0.9, 1.2)
+        ms = cost(n_decode, n_prompt) * noise.uniform(*NOISE)
         return ms * 8 if noise.random() < hiccups else ms
 
     return cost_with_noise
@@ -72,10 +75,10 @@ def test_decoding_keeps_within_its_stretch_and_prompts_move(model: str, n_decode
     cost = linear(decode_ms, prompt_ms)
     run = simulate(cost, n_decode, 4000)
     unloaded = cost(n_decode, 0)
-    assert run.p99() <= 2.05 * unloaded
-    assert max(run.steps) <= 2.1 * unloaded
+    assert run.p99() <= (STRETCH + 0.05) * unloaded
+    assert max(run.steps) <= (STRETCH + 0.15) * unloaded
     # no slower than it must be: the prompt gets nearly all the time that decoding doesn't need
-    fewest = 4000 / max(1, min(N_BATCH - n_decode, unloaded // prompt_ms))
+    fewest = 4000 / max(1, min(N_BATCH - n_decode, (STRETCH - 1) * unloaded // prompt_ms))
     assert len(run.steps) <= 1.15 * fewest + 20
 
 
@@ -88,7 +91,7 @@ def test_decoding_keeps_within_its_stretch_and_prompts_move(model: str, n_decode
 def test_noise_stays_under_the_promise(decode_ms: float, ratio: float, n_decode: int, seed: int) -> None:
     cost = linear(decode_ms, decode_ms * ratio)
     run = simulate(noisy(cost, seed), n_decode, 4000)
-    assert run.p99() < 3 * cost(n_decode, 0)
+    assert run.p99() < 3 * NOISE_P99 * cost(n_decode, 0)
 
 
 @given(seed=st.integers(0, 10**6), model=st.sampled_from(sorted(MODELS)))
@@ -98,7 +101,7 @@ def test_hiccups_of_the_machine_do_not_mislead_it(seed: int, model: str) -> None
     hiccups = noisy(cost, seed, 0.02)
     run = simulate(hiccups, 2, 4000)
     foreseen = sorted(cost(2, chunk) for chunk in run.chunks)
-    assert foreseen[int(len(foreseen) * 0.97)] < 3 * cost(2, 0)
+    assert foreseen[int(len(foreseen) * 0.97)] < 3 * NOISE_P99 * cost(2, 0)
 
 
 def test_prompts_that_cost_less_in_large_chunks() -> None:
@@ -108,8 +111,8 @@ def test_prompts_that_cost_less_in_large_chunks() -> None:
         return 20.0 + (8.0 + 0.4 * n_prompt if n_prompt else 0)
 
     run = simulate(cost, 1, 2000)
-    assert max(run.steps) <= 42
-    assert sum(run.chunks[20:60]) / 40 > 20
+    assert max(run.steps) <= 20 * (STRETCH + 0.1)
+    assert sum(run.chunks[20:60]) / 40 > 30
 
 
 def test_it_follows_a_growing_context() -> None:

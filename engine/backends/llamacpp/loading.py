@@ -22,7 +22,7 @@ from engine.backends.llamacpp.library import (
     start_log,
 )
 from engine.errors import TokenglassError
-from engine.gguf import read_header, read_layout
+from engine.gguf import header_of_model, read_layout
 from engine.shape import shape_of
 from engine.types import ModelInfo, WorkerConfig
 
@@ -57,7 +57,7 @@ def _place(config: WorkerConfig) -> WorkerConfig:
 
 def _load(config: WorkerConfig, progress: LoadProgress) -> LlamaBackend:
     began = time.monotonic()
-    header = read_header(Path(config.model_path))
+    header = header_of_model(Path(config.model_path))
     device_names, _ = devices()
     n_gpu_layers = config.n_gpu_layers
     model = _load_model(config, n_gpu_layers, progress, header.architecture)
