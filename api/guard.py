@@ -24,6 +24,8 @@ METHODS: dict[str, str] = {
     LIVE_PATH: "GET",
     HEALTH_PATH: "GET",
     METRICS_PATH: "GET",
+    "/v1/schema": "GET",
+    "/v1/asyncapi": "GET",
     "/v1/models": "GET",
     "/v1/chat/completions": "POST",
     "/v1/completions": "POST",
@@ -33,7 +35,6 @@ METHODS: dict[str, str] = {
 NOT_BUILT_PATHS = frozenset(
     (
         "/v1/responses",
-        "/v1/schema",
     )
 )
 """Paths of the contract that answer 501, whatever the method."""

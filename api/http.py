@@ -330,11 +330,12 @@ class HttpConnection(asyncio.Protocol):
         lines = [
             ("Content-Type", answer.content_type),
             ("Content-Length", str(len(answer.body))),
-            ("Cache-Control", "no-store"),
             *answer.headers,
             *headers,
         ]
-        if answer.status == HTTPStatus.NO_CONTENT:
+        if not any(name == "Cache-Control" for name, _ in answer.headers):
+            lines.append(("Cache-Control", "no-store"))
+        if answer.status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
             del lines[:2]
         self.send(_head(answer.status, lines))
         self.send(h11.Data(data=answer.body))

@@ -7,8 +7,8 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from api import documents, metrics, protocol
 from api import guard as doors
-from api import metrics, protocol
 from api.clients import Clients
 from api.guard import Guard, Refusal
 from api.http import Answer, Exchange, Head, HeaderList, HttpConnection, Request, error_answer, json_answer
@@ -79,6 +79,8 @@ class Routes:
             await exchange.send(self.health())
         elif path == doors.METRICS_PATH:
             await exchange.send(Answer(200, self._metrics.text().encode(), metrics.CONTENT_TYPE))
+        elif path in documents.FILES:
+            await exchange.send(documents.answer(path, request.headers))
         else:
             await self._dialect.serve(path, request, exchange)
 

@@ -59,7 +59,7 @@ COMMANDS = members(protocol.Command)
 
 @functools.cache
 def schema() -> bytes:
-    """The JSON Schema document as text; what `GET /v1/schema` answers. Takes some 0.1 s the first time."""
+    """The JSON Schema document as text; what `GET /v1/schema` answers (`api.documents`). Takes 0.1 s."""
     return _text(json_schema())
 
 

@@ -99,7 +99,7 @@ def error_of(answer: str) -> Mapping[str, Any]:
         (f"POST /v1/responses HTTP/1.1\r\n{HOST}{BEARER}Transfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n",
          501, "not_implemented"),
         (f"GET /metrics HTTP/1.1\r\n{HOST}\r\n", 401, "unauthorized"),
-        (f"GET /v1/schema HTTP/1.1\r\n{HOST}{BEARER}\r\n", 501, "not_implemented"),
+        (post("/v1/schema"), 405, "method_not_allowed"),
         (f"GET /v1/responses HTTP/1.1\r\n{HOST}{UPGRADE}{BEARER}\r\n", 501, "not_implemented"),
         (post("/v1/nothing"), 404, "not_found"),
         (post("/v1/live"), 405, "method_not_allowed"),
