@@ -23,6 +23,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "requirements-dev.txt": ("run.in", "dev.in"),
     "requirements-build.txt": ("build.in",),
     "requirements-llama.txt": ("llama.in",),
+    "requirements-agents.txt": ("agents.in",),
 }
 
 

@@ -23,7 +23,9 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 TIMES = ROOT / "build" / "setup-times.json"
 RUN_FILES = ("requirements.txt", "requirements-build.txt", "requirements-llama.txt")
-DEV_FILES = ("requirements-dev.txt",)
+AGENTS = VENV / "agents"
+"""openai-agents and what it needs, in a folder that only its own test puts on the path."""
+DEV_FILES = ("requirements-dev.txt", "requirements-agents.txt")
 # What else decides what is built and how it is installed.
 RECIPE_FILES = ("packaging/build_llama.py", "packaging/setup_env.py")
 KINDS = {"run": RUN_FILES, "dev": RUN_FILES + DEV_FILES}
@@ -132,6 +134,11 @@ def set_up(kind: str) -> None:
     files = ["requirements-dev.txt" if kind == "dev" else "requirements.txt", "requirements-build.txt"]
     print("installing the pinned packages", flush=True)
     steps.pip("packages", *hashed, *(part for name in files for part in ("--requirement", name)))
+
+    if kind == "dev":
+        shutil.rmtree(AGENTS, ignore_errors=True)
+        into = ("--no-deps", "--target", str(AGENTS))
+        steps.pip("agents", *hashed, *into, "--requirement", "requirements-agents.txt")
 
     TIMES.parent.mkdir(exist_ok=True)
     part = TIMES.with_name("llama-times.json")

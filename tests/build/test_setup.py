@@ -15,7 +15,7 @@ import setup_env
 import system
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = ("requirements.txt", "requirements-dev.txt", "requirements-build.txt", "requirements-llama.txt")
+FILES = tuple(f"requirements{part}.txt" for part in ("", "-dev", "-build", "-llama", "-agents"))
 
 
 def copy_inputs(target: Path) -> Path:
