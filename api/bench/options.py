@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-PARTS = ("single", "subscribers", "batch", "prompt", "turns", "latency", "lookup")
+PARTS = ("single", "subscribers", "batch", "prompt", "turns", "latency", "lookup", "transports")
 
 
 def add(parser: argparse.ArgumentParser, whole: Callable[[int, int | None], Callable[[str], int]]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from api.bench.samples import (
+    MESSAGES,
     Interval,
     Pair,
     Sample,
@@ -26,6 +27,8 @@ def summary(parts: dict[str, list[Pair]]) -> dict[str, Part]:
 
 
 def _part(name: str, pairs: list[Pair]) -> Part:
+    if name.startswith("transports"):
+        return _transports(pairs)
     names = list(dict.fromkeys(side for pair in pairs for side in sorted(pair, key=_rank)))
     part: Part = {"sides": {side: _side([pair[side] for pair in pairs if side in pair]) for side in names}}
     kind = name.split()[0]
@@ -55,6 +58,34 @@ def _part(name: str, pairs: list[Pair]) -> Part:
         part["acceptance"] = accepted / drafted if drafted else None
     part["pairs"] = [{side: sample.figures() for side, sample in pair.items()} for pair in pairs]
     return part
+
+
+def _transports(pairs: list[Pair]) -> Part:
+    """Of every figure of these samples its interval, where there are any."""
+    all_figures = [{side: sample.figures() for side, sample in pair.items()} for pair in pairs]
+    sides: dict[str, Any] = {side: {} for side in all_figures[0]}
+    for side, figures in sides.items():
+        for name in all_figures[0][side]:
+            values = [value for each in all_figures if (value := each[side][name]) is not None]
+            if values:
+                figures[name] = interval(values)._asdict()
+    return {"sides": sides, "pairs": all_figures}
+
+
+def doubts(parts: dict[str, list[Pair]]) -> list[str]:
+    """What can't be told of the rates that are shown, because too few tokens came."""
+    notes = []
+    for name, pairs in parts.items():
+        if not any(heading == "tok/s" for heading, _ in _COLUMNS[name.split()[0]]):
+            continue
+        for side in pairs[0]:
+            messages = [run.n_messages for pair in pairs if side in pair for run in pair[side].runs]
+            if messages and (usual := statistics.median(messages)) < MESSAGES:
+                notes.append(
+                    f"{name}, {_NAMES.get(side, side)}: a run came in {usual:.0f} messages: "
+                    "too few tokens to tell their rate"
+                )
+    return notes
 
 
 def _p99(sample: Sample) -> float:
@@ -122,6 +153,7 @@ _TITLES = {
     "delivery": "Worker to client",
     "load": "Three generations while a prompt of 4,000 tokens comes in",
     "lookup": "Prompt lookup on a text that repeats itself",
+    "transports": "One short answer over the network, {n} ms there and back",
 }
 
 
@@ -143,7 +175,18 @@ def _aligned(text: str, width: int, column: int) -> str:
     return text.ljust(width) if column == 0 else text.rjust(width)
 
 
-_NAMES = {"bare": "bare loop", "engine": "engine alone"}
+_NAMES = {
+    "bare": "bare loop",
+    "engine": "engine alone",
+    "live": "WebSocket, open",
+    "live new": "WebSocket, new",
+    "sse": "SSE, kept alive",
+    "sse new": "SSE, new",
+    "post": "POST, kept alive",
+    "post new": "POST, new",
+    "poll": "polling, kept alive",
+    "poll new": "polling, new",
+}
 _RATE = [("tok/s", "tokens_per_second.median/1"), ("to bare", "ratio_to_bare/3")]
 _FIRST = [("first token", "first_token_ms.median/2 ms"), ("over bare, ms", "first_token_over_bare_ms/2")]
 _ITL = [("ITL p50", "itl.p50_ms/2 ms"), ("p99", "itl.p99_ms/2 ms")]
@@ -163,6 +206,15 @@ _COLUMNS = {
     "delivery": [("tok/s", "tokens_per_second.median/1"), *_DELIVERY, *_CPU],
     "load": [*_ITL, ("p99 to unloaded", "p99_to_unloaded/2")],
     "lookup": [("tok/s", "tokens_per_second.median/1")],
+    "transports": [
+        ("first text, ms", "first_text_ms/1"),
+        ("whole answer, ms", "whole_ms/1"),
+        ("stop", "stop_ms.median/1 ms"),
+        ("app CPU/token", "app_cpu_us_per_token.median/0 µs"),
+        ("client's", "client_cpu_us_per_token.median/0 µs"),
+        ("bytes/token up", "sent_bytes_per_token.median/1"),
+        ("down", "received_bytes_per_token.median/1"),
+    ],
 }
 _EXTRA = {
     "app_to_llama_server": "app to llama-server",

@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 Figures = dict[str, float | None]
 
+MESSAGES = 8
+"""Tokens that come in fewer messages tell no rate by when they come."""
+
 
 @dataclass(slots=True)
 class Run:
@@ -31,6 +34,16 @@ class Run:
     def __post_init__(self) -> None:
         self.n_tokens = max(self.n_tokens, len(self.times))
 
+    @property
+    def sampled(self) -> list[float]:
+        """When each token was sampled in the worker; nothing where that isn't known."""
+        return [t - delay for t, delay in zip(self.times, self.delivery_s, strict=False)]
+
+    @property
+    def n_messages(self) -> int:
+        """In how many messages the tokens came."""
+        return len(set(self.times))
+
 
 @dataclass(slots=True)
 class Sample:
@@ -46,14 +59,23 @@ class Sample:
     def tokens_per_second(self) -> float:
         """From first to last token; of several, their tokens while all of them were running.
 
-        Where that was less than half of the time, all tokens over the whole time.
+        Where that was less than half of the time, all tokens over the whole time. By when they come; where
+        that says nothing, since all of a run came in a few messages, by when they were sampled or by what
+        the side says of itself.
         """
-        runs = self.runs
-        begin, end = min(run.times[0] for run in runs), max(run.times[-1] for run in runs)
+        if min(run.n_messages for run in self.runs) < MESSAGES:
+            if all(run.delivery_s for run in self.runs):
+                return self._rate([run.sampled for run in self.runs])
+            if self.own_tokens_per_second is not None:
+                return self.own_tokens_per_second
+        return self._rate([run.times for run in self.runs])
+
+    def _rate(self, runs: list[list[float]]) -> float:
+        begin, end = min(times[0] for times in runs), max(times[-1] for times in runs)
         if len(runs) > 1:
-            first, last = max(run.times[0] for run in runs), min(run.times[-1] for run in runs)
+            first, last = max(times[0] for times in runs), min(times[-1] for times in runs)
             if last - first > (end - begin) / 2:
-                return sum(first < t <= last for run in runs for t in run.times) / (last - first)
+                return sum(first < t <= last for times in runs for t in times) / (last - first)
         return (self.n_tokens - len(runs)) / max(end - begin, 1e-9)
 
     @property

@@ -26,6 +26,8 @@ from engine.types import SamplingParams, WorkerConfig
 
 START_TIMEOUT_S = 120.0
 RUN_TIMEOUT_S = 900.0
+CLOCK_S = 1e-6
+"""Tokens that lie no further apart were sampled at once."""
 
 
 class Side(Protocol):
@@ -122,9 +124,10 @@ class AppSide:
     """The app at a client of `/v1/live`."""
 
     def __init__(
-        self, client: LiveClient, pid: int, subscribers: Subscribers, sampling: SamplingParams
+        self, client: LiveClient, pid: int, home: Path, subscribers: Subscribers, sampling: SamplingParams
     ) -> None:
         self.client = client
+        self.home = home
         self.subscribers = subscribers
         self.n_subscribers = 0
         """Of these; so many are there while it runs."""
@@ -133,10 +136,14 @@ class AppSide:
 
     async def run(self, prompts: Sequence[str], n_tokens: int, **arguments: object) -> Sample:
         await self.subscribers.become(self.n_subscribers)
-        before = cpu_seconds(self._pid)
+        before = self.cpu_s()
         async with asyncio.timeout(RUN_TIMEOUT_S):
             runs = await asyncio.gather(*(self.generate(prompt, n_tokens, **arguments) for prompt in prompts))
-        return Sample(list(runs), app_cpu_s=max(0.0, cpu_seconds(self._pid) - before))
+        return Sample(list(runs), app_cpu_s=max(0.0, self.cpu_s() - before))
+
+    def cpu_s(self) -> float:
+        """CPU time of the app's process so far, the worker's not included."""
+        return cpu_seconds(self._pid)
 
     async def generate(self, prompt: str, n_tokens: int | None, **arguments: object) -> Run:
         """Ask for one generation and time what arrives."""
@@ -163,9 +170,7 @@ class AppSide:
                 run.accepted_tokens = usage.get("accepted_tokens", 0)
                 run.text = event["text"]
         run.n_tokens = len(run.times)
-        if run.times and run.times[0] == run.times[-1]:  # a busy machine: all of it came in one message
-            run.times[0] -= run.delivery_s[0]
-        if len(run.times) < 2:
+        if len(run.times) < 2 or run.sampled[-1] - run.sampled[0] < CLOCK_S:
             raise TokenglassError("internal", "a run of the app brought too few tokens to be measured")
         return run
 
@@ -193,7 +198,7 @@ async def app(config: WorkerConfig, window: bool, sampling: SamplingParams) -> A
         subscribers = Subscribers(home)
         stack.callback(subscribers.close)
         client = await stack.enter_async_context(LiveClient.discover(home, name="bench", reconnect=False))
-        yield AppSide(client, process.pid, subscribers, sampling)
+        yield AppSide(client, process.pid, home, subscribers, sampling)
 
 
 @contextlib.contextmanager

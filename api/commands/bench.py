@@ -17,10 +17,10 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from api.bench import latency, parts
+from api.bench import latency, parts, transports
 from api.bench.machine import Machine
 from api.bench.parts import Progress, Records, Settings
-from api.bench.report import report, summary
+from api.bench.report import doubts, report, summary
 from api.library import Library
 from api.paths import Paths
 from api.settings import SettingsStore
@@ -82,7 +82,7 @@ async def measure(
         config = settings.config(max(parts.AT_ONCE), max(512, settings.tokens + 128))
         async with parts.bench(settings, records, progress, config) as bench:
             await parts.batch(bench)
-    if wanted & {"prompt", "turns", "latency"}:
+    if wanted & {"prompt", "turns", "latency", "transports"}:
         rate = 0.0
         async with parts.bench(settings, records, progress, settings.config(4, LONG_CTX)) as bench:
             if "prompt" in wanted:
@@ -92,6 +92,8 @@ async def measure(
             if "latency" in wanted:
                 rate = (await bench.bare.run([parts.SENTENCE], 64)).tokens_per_second
                 await latency.beside_a_prompt(bench)
+            if "transports" in wanted:
+                await transports.compare(bench)
         if "latency" in wanted:
             await latency.paced(settings, records, progress, cache, rate)
 
@@ -112,7 +114,7 @@ def result_of(settings: Settings, records: Records, machine: Machine) -> dict[st
         "devices": records.about["info"]["devices"],
         "machine": machine.about(),
         "warnings": machine.warnings(),
-        "notes": records.notes,
+        "notes": [*records.notes, *doubts(records.pairs)],
         "parts": summary(records.pairs),
     }
 

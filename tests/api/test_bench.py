@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import os
@@ -13,7 +14,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -25,10 +27,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api import cli
-from api.bench import followers, latency, llamaserver, machine, options, parts, report
+from api.bench import delay, followers, latency, llamaserver, machine, options, parts, report, transports
 from api.bench.latency import _part
 from api.bench.samples import Run, Sample, interval, percentiles, ratio
 from api.bench.sides import Child
+from api.bench.wires import Http, Line, Live, Traffic
 from engine.errors import TokenglassError
 from engine.types import SamplingParams
 
@@ -50,6 +53,9 @@ def test_every_part_measures_what_it_says(
     monkeypatch.setattr(latency, "LONG_PROMPT", 200)
     monkeypatch.setattr(latency, "UNLOADED", 30)
     monkeypatch.setattr(latency, "PACE", 2000.0)
+    monkeypatch.setattr(transports, "TOKENS", 12)
+    monkeypatch.setattr(transports, "PERIOD_S", 0.05)
+    monkeypatch.setattr(transports, "ROUND_TRIPS_MS", (0, 60))
     assert bench(tmp_path, "--json") == 0
     result = json.loads(capsys.readouterr().out)
     found = result["parts"]
@@ -70,9 +76,33 @@ def test_every_part_measures_what_it_says(
     assert list(found["subscribers"]["sides"]) == ["bare", "app 0", "app 1", "app 10"]
     assert found["load"]["sides"]["loaded"]["p99_to_unloaded"]["median"] > 0
     assert found["delivery"]["sides"]["app"]["delivery"]["p50_ms"] > 0
+    check_transports(found["transports 0"]["sides"], 0)
+    check_transports(found["transports 60"]["sides"], 60)
     text = report.report(result)
     assert result["model"] in text
     assert "3 generations at once" in text
+    assert "One short answer over the network, 60 ms there and back" in text
+
+
+def check_transports(sides: dict[str, Any], round_trip_ms: float) -> None:
+    """Nothing comes sooner than its round trips take: those of the handshakes, and one of the question."""
+    trips = {"live": 1, "live new": 3, "sse": 1, "sse new": 2, "post": 1, "post new": 2}
+    trips |= {"poll": 2, "poll new": 6}
+    assert sides.keys() == trips.keys()
+    for name, figures in sides.items():
+        least = trips[name] * round_trip_ms + (50 if name.startswith("poll") else 0)
+        assert least < figures["first_text_ms"]["median"] <= figures["whole_ms"]["median"], name
+        assert figures["app_cpu_us_per_token"]["median"] > 0, name
+        assert figures["client_cpu_us_per_token"]["median"] > 0, name
+    for name, n in (("live", 0.5), ("sse", 0.5), ("post", 0.5), ("poll", 0.5), ("poll new", 2.5)):
+        if "stop_ms" in sides[name]:  # a busy machine may let an answer end by itself before
+            assert n * round_trip_ms < sides[name]["stop_ms"]["median"], name
+    sent, received = (
+        {name: figures[f"{way}_bytes_per_token"]["median"] for name, figures in sides.items()}
+        for way in ("sent", "received")
+    )
+    assert 0 < sent["live"] < sent["live new"]  # the handshake
+    assert 0 < received["post"] < received["sse"]
 
 
 @pytest.mark.real
@@ -251,7 +281,214 @@ def test_llama_server_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert found["turns"]["sides"]["llama-server 2"]["cached_tokens"] > 1900
 
 
+# ---- transports: the line, and the clients
+
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def connected(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+@asynccontextmanager
+async def serving(handle: Handler) -> AsyncIterator[int]:
+    """A server on any port, which nobody is left of at the end."""
+    writers: list[asyncio.StreamWriter] = []
+
+    async def keep(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        await handle(reader, writer)
+
+    async with await asyncio.start_server(keep, "127.0.0.1", 0) as server:
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            for writer in writers:
+                writer.close()
+                with contextlib.suppress(OSError):
+                    await writer.wait_closed()
+
+
+async def echoing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(1 << 16):
+        writer.write(data)
+    writer.close()
+
+
+@pytest.mark.timeout(120)
+def test_a_line_delays_both_ways_and_the_handshake() -> None:
+    round_trip = 0.1
+
+    async def ask() -> tuple[float, float]:
+        async with serving(echoing) as port, delay.line(port, round_trip) as begin:
+            start = time.monotonic()
+            async with connected(begin) as (reader, writer):
+                writer.write(b"one")
+                assert await reader.readexactly(3) == b"one"
+                opened = time.monotonic()
+                writer.write(b"two")
+                assert await reader.readexactly(3) == b"two"
+                later = time.monotonic()
+        return opened - start, later - opened
+
+    first, second = asyncio.run(ask())
+    assert first >= 2 * round_trip
+    assert second >= round_trip
+
+
+@pytest.mark.timeout(120)
+def test_a_line_keeps_order_and_holds_nothing_up() -> None:
+    one_way, pieces = 0.5, [os.urandom(random.Random(i).randint(1, 20_000)) for i in range(100)]
+
+    async def ask() -> tuple[bytes, float]:
+        async with serving(echoing) as port, delay.line(port, 2 * one_way) as begin:
+            start = time.monotonic()
+            async with connected(begin) as (reader, writer):
+                for piece in pieces:
+                    writer.write(piece)
+                    await asyncio.sleep(0.001)
+                data = await reader.readexactly(sum(map(len, pieces)))
+        return data, time.monotonic() - start
+
+    data, took = asyncio.run(ask())
+    assert data == b"".join(pieces)
+    assert took < len(pieces) * one_way / 2  # one after the other it would be 50 s
+
+
+@pytest.mark.timeout(120)
+def test_a_line_passes_the_end_on() -> None:
+    one_way = 0.1
+
+    async def ask() -> float:
+        ended = asyncio.get_running_loop().create_future()
+
+        async def watch(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            assert await reader.read() == b"last words"
+            ended.set_result(time.monotonic())
+            writer.close()
+
+        async with serving(watch) as port, delay.line(port, 2 * one_way) as begin:
+            async with connected(begin) as (_, writer):
+                await asyncio.sleep(3 * one_way)
+                writer.write(b"last words")
+                left = time.monotonic()
+            return float(await ended) - left
+
+    assert asyncio.run(ask()) >= one_way
+
+
+@pytest.mark.timeout(120)
+def test_a_line_to_nobody_ends() -> None:
+    async def ask() -> bytes:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+            async with delay.line(port, 0.01) as begin, connected(begin) as (reader, _):
+                try:
+                    return await reader.read()
+                except ConnectionError:
+                    return b""
+
+    assert asyncio.run(ask()) == b""
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("broken", [False, True])
+def test_every_byte_over_http_is_counted(broken: bool) -> None:
+    answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n3\r\ntwo\r\n"
+    answer += b"" if broken else b"0\r\n\r\n"
+
+    async def ask() -> tuple[bytes, Traffic, bytes]:
+        came = bytearray()
+
+        async def give(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while not came.endswith(b"}"):
+                came.extend(await reader.read(1 << 16))
+            writer.write(answer[:40])
+            await asyncio.sleep(0.01)
+            writer.write(answer[40:])
+            writer.close()
+
+        traffic = Traffic()
+        async with serving(give) as port:
+            http = await Http.open(Line("ws://127.0.0.1:9/v1/live", "secret", port), traffic)
+            try:
+                pieces = [piece async for piece in http.request("POST", "/x", {"prompt": "ä"})]
+            finally:
+                await http.close()
+        return b"".join(pieces), traffic, bytes(came)
+
+    if broken:
+        with pytest.raises(TokenglassError, match="broke off"):
+            asyncio.run(ask())
+        return
+    body, traffic, came = asyncio.run(ask())
+    assert body == b"onetwo"
+    assert (traffic.sent, traffic.received) == (len(came), len(answer))
+    assert b"Host: 127.0.0.1:9\r\n" in came
+    assert b"Authorization: Bearer secret\r\n" in came
+
+
+@pytest.mark.timeout(120)
+def test_a_stream_that_is_refused_or_ends_is_told() -> None:
+    refusal = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"
+
+    async def ask(answer: bytes) -> None:
+        async def give(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer)
+            writer.close()
+
+        async with serving(give) as port:
+            await Live.open(Line(f"ws://127.0.0.1:{port}/v1/live", "wrong", port), Traffic())
+
+    with pytest.raises(TokenglassError, match=r"refused.*401"):
+        asyncio.run(ask(refusal))
+    with pytest.raises(TokenglassError, match=r"refused|ended"):
+        asyncio.run(ask(b""))
+
+
 # ---- what is made of the samples
+
+
+def test_too_few_messages_tell_no_rate_by_when_they_come() -> None:
+    """Four tokens sampled a millisecond apart, of which three came in one message right after the first."""
+    arrived = [1.01, 1.0101, 1.0101, 1.0101]
+    run = Run(0.9, arrived, delivery_s=[t - 1 - i / 1000 for i, t in enumerate(arrived)])
+    assert run.n_messages == 2
+    assert Sample([run]).tokens_per_second == pytest.approx(1000)  # not 30,000
+    assert Sample([run]).first_token_s == pytest.approx(0.11)
+    told = Sample([Run(0.9, arrived)], own_tokens_per_second=900.0)
+    assert told.tokens_per_second == 900
+    many = Run(0.0, [i / 100 for i in range(50)], delivery_s=[0.5 - i / 1000 for i in range(50)])
+    assert Sample([many]).tokens_per_second == pytest.approx(100)
+    both = report.doubts({"single": [{"bare": Sample([many]), "app": Sample([run])}]})
+    assert both == ["single, app: a run came in 2 messages: too few tokens to tell their rate"]
+    assert report.doubts({"prompt 512": [{"app": Sample([run])}]}) == []  # no rate is shown there
+
+
+@pytest.mark.real
+@pytest.mark.timeout(300)
+def test_few_tokens_of_a_tiny_model_are_called_few(
+    tmp_path: Path, starter_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["bench", "--home", str(tmp_path), "--model", str(starter_model), "--what", "single"]
+    assert cli.main([*arguments, "--pairs", "3", "--tokens", "4", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert {note.partition(":")[0] for note in result["notes"] if "too few tokens" in note} == {
+        "single, bare loop",
+        "single, engine alone",
+        "single, app",
+    }
+    assert "too few tokens to tell their rate" in report.report(result)
 
 
 def test_a_run_is_counted_from_its_first_token() -> None:
