@@ -113,7 +113,8 @@ class EngineCore:
                 roster.finish(self._by_slot[slot.id], "error", deltas, finished, error.info)
             return [*messages, *deltas, *finished]
         decoded = clock()
-        self._scheduler.pace.observe(plan.decode_tokens, plan.prefill_tokens, (decoded - planned) * 1000)
+        took_ms = (decoded - planned) * 1000
+        self._scheduler.pace.observe(plan.decode_tokens, plan.prefill_tokens, plan.whole_tokens, took_ms)
         self._advance(plan, decoded, messages)
         self._take_cancels(deltas, finished)
 

@@ -1,4 +1,9 @@
-"""How many prompt tokens may ride along while others decode, so that these don't stutter."""
+"""How many prompt tokens may ride along while others decode, so that these don't stutter.
+
+A long prompt is computed in small chunks, each step a little longer than without. A short one is taken whole:
+one step is noticeably longer then, but small chunks cost several times as much a token, which would make
+everybody wait for longer in the end.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,9 @@ STRETCH = 2.5
 """A step with prompt tokens may take so many times as long as one without. The promise is 3 at the 99th
 percentile; this leaves room for steps that turn out longer than foreseen. A model so small that a prompt
 token costs nearly a step of its own needs most of it to get on at all."""
+SHORT_PROMPT = 128
+"""Tokens that may be computed in one step beside decoding ones, where that takes `HICCUP_MS` at most."""
+HICCUP_MS = 200.0
 REMEASURE_AFTER = 50
 """Steps with prompt tokens after which one goes without, since decoding gets slower as contexts grow."""
 _WEIGHT = 0.3  # of a new measurement
@@ -17,11 +25,13 @@ class Pace:
 
     The scheduler asks before each step and tells after it:
 
-        n_prompt = pace.allowance(n_decode)     # then fill the batch with at most so many prompt tokens
-        pace.observe(n_decode, n_prompt, milliseconds of Backend.decode)
+        n_chunk = pace.allowance(n_decode)      # at most so many tokens of long prompts
+        n_whole = pace.whole(n_decode)          # and so many of prompts that come whole
+        pace.observe(n_decode, n_prompt, n_whole, milliseconds of Backend.decode)
 
     `n_decode` counts the tokens of slots that decode, guesses of prompt lookup too; `n_prompt` those that
-    were really in the batch. Knows no clock. Steps that failed aren't told.
+    were really in the batch, `n_whole` of them in prompts that came whole. Knows no clock. Steps that failed
+    aren't told.
     """
 
     def __init__(self, n_batch: int) -> None:
@@ -29,7 +39,9 @@ class Pace:
         self._decode_ms: dict[int, float] = {}
         """By number of decoding tokens: milliseconds of a step of these alone."""
         self._added_ms = self._added_tokens = 0.0
-        """What prompt tokens added to steps, and how many they were; sums in which the past fades."""
+        """What chunks added to steps, and how many tokens they were; sums in which the past fades."""
+        self._whole_ms = self._whole_tokens = 0.0
+        """The same of prompts that came whole, or alone."""
         self._last = 0.0
         """Prompt tokens of the last step that had some beside decoding ones."""
         self._since_measured = 0
@@ -51,9 +63,22 @@ class Pace:
             n = min(n, (STRETCH - 1) * decode_ms * self._added_tokens / self._added_ms)
         return min(room, max(1, int(n)))
 
-    def observe(self, n_decode: int, n_prompt: int, ms: float) -> None:
+    def whole(self, n_decode: int) -> int:
+        """So many tokens of prompts that come whole fit into a step beside decoding ones; 0 if not known."""
+        if n_decode == 0 or self._whole_ms <= 0:
+            return 0
+        fit = HICCUP_MS * self._whole_tokens / self._whole_ms
+        return min(SHORT_PROMPT, self._n_batch - n_decode, int(fit))
+
+    def observe(self, n_decode: int, n_prompt: int, n_whole: int, ms: float) -> None:
         """Take note of a step."""
-        if n_decode == 0 or ms <= 0:
+        if ms <= 0:
+            return
+        if n_decode == 0 or n_whole:
+            if n_prompt:
+                added = max(ms - (self._alone(n_decode) or 0.0), 0.0)
+                self._whole_ms += added - _WEIGHT * self._whole_ms
+                self._whole_tokens += n_prompt - _WEIGHT * self._whole_tokens
             return
         if n_prompt == 0:
             self._since_measured = 0

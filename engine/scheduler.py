@@ -2,8 +2,8 @@
 
 There is no prefill phase and no decode phase: each busy slot has computed tokens that must catch up with
 all its tokens, and each step has one token budget. Slots that miss one token (they decode) come first; then
-those that miss more (prompts, and what was edited) in the order of their arrival, in chunks that fill the
-rest of the budget, as far as that keeps decoding smooth (`engine.pace`).
+those that miss more (prompts, and what was edited) in the order of their arrival: short ones whole, long ones
+in chunks that fill the rest of the budget, as far as that keeps decoding smooth (`engine.pace`).
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ class Plan:
     drafts: dict[int, list[int]] = field(default_factory=dict)
     """By slot id: guessed tokens that stand in the batch after the slot's last one."""
     prefill_tokens: int = 0
+    whole_tokens: int = 0
+    """Those of them in prompts that came whole beside decoding ones."""
     decode_tokens: int = 0
     """Guessed ones included."""
 
@@ -88,16 +90,31 @@ class Scheduler:
             plan = _plan_with_drafts(decoding, drafts, for_decoding - len(decoding))
         else:
             plan = _plan(decoding)
-        budget -= plan.decode_tokens
         if prefilling:
-            budget = min(budget, self.pace.allowance(plan.decode_tokens))
-        for slot in prefilling:
-            if budget == 0:
-                break
-            count = min(budget, slot.missing)
-            _append_chunk(plan, slot, count)
-            budget -= count
+            self._add_prompts(plan, prefilling, budget - plan.decode_tokens)
         return plan
+
+    def _add_prompts(self, plan: Plan, prefilling: list[Slot], budget: int) -> None:
+        chunk = min(budget, self.pace.allowance(plan.decode_tokens))
+        if chunk == 0:
+            return
+        short = whole = self.pace.whole(plan.decode_tokens)
+        for slot in prefilling:
+            missing = slot.missing
+            if chunk < missing <= short and not slot.in_chunks:
+                if missing > min(whole, budget):
+                    continue  # it has its turn in one of the next steps
+                count = missing
+                whole -= count
+                plan.whole_tokens += count
+            else:
+                count = min(chunk, budget, missing)
+                if count == 0:
+                    continue
+                chunk -= count
+                slot.in_chunks = count < missing
+            budget -= count
+            _append_chunk(plan, slot, count)
 
 
 def _plan(decoding: list[Slot]) -> Plan:

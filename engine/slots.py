@@ -31,6 +31,8 @@ class Slot:
     busy: bool = False
     paused: bool = False
     """Takes no part in steps."""
+    in_chunks: bool = False
+    """Part of what it misses was computed in a chunk; the rest comes so, too."""
     last_used: int = 0
     """Counts acquisitions and releases; the least is the least recently used."""
     last_turn: int = 0
@@ -109,7 +111,7 @@ class Slots:
         self._clock += 1
         self.n_free -= 1
         slot.busy = True
-        slot.paused = False
+        slot.paused = slot.in_chunks = False
         slot.last_used = self._clock
         slot.tokens = tokens
         slot.n_prompt = n_prompt

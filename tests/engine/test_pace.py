@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.pace import STRETCH, Pace
+from engine.pace import HICCUP_MS, SHORT_PROMPT, STRETCH, Pace
 
 N_BATCH = 512
 NOISE = (0.9, 1.2)
@@ -34,12 +34,12 @@ def simulate(cost: Cost, n_decode: int, n_prompt: int, pace: Pace | None = None)
     """Decode a while, then compute a prompt beside it."""
     pace = pace or Pace(N_BATCH)
     for _ in range(20):
-        pace.observe(n_decode, 0, cost(n_decode, 0))
+        pace.observe(n_decode, 0, 0, cost(n_decode, 0))
     run = Run([], [])
     while n_prompt:
         chunk = min(n_prompt, pace.allowance(n_decode))
         ms = cost(n_decode, chunk)
-        pace.observe(n_decode, chunk, ms)
+        pace.observe(n_decode, chunk, 0, ms)
         n_prompt -= chunk
         run.steps.append(ms)
         run.chunks.append(chunk)
@@ -132,18 +132,43 @@ def test_it_follows_a_growing_context() -> None:
 def test_everything_where_nobody_decodes() -> None:
     pace = Pace(N_BATCH)
     assert pace.allowance(0) == N_BATCH
-    pace.observe(0, N_BATCH, 1000)
+    pace.observe(0, N_BATCH, 0, 1000)
     assert pace.allowance(0) == N_BATCH
 
 
 def test_it_measures_before_it_lets_a_prompt_in() -> None:
     pace = Pace(N_BATCH)
     assert pace.allowance(2) == 0
-    pace.observe(2, 0, 10)
+    pace.observe(2, 0, 0, 10)
     assert pace.allowance(2) == 1
     assert pace.allowance(5) == 1, "what fewer take is a lower bound"
     assert pace.allowance(1) == 0
     assert pace.allowance(N_BATCH) == 0, "a full batch has no room"
+
+
+def test_short_prompts_come_whole_once_it_is_known_what_they_take() -> None:
+    pace = Pace(N_BATCH)
+    pace.observe(2, 0, 0, 10)
+    assert pace.whole(2) == 0, "nothing is known"
+    pace.observe(0, 50, 0, 100)
+    assert pace.whole(0) == 0, "nobody waits meanwhile"
+    assert pace.whole(2) == HICCUP_MS / 2
+    assert pace.whole(N_BATCH - 5) == 5
+    for _ in range(20):
+        pace.observe(2, 50, 50, 210)  # 4 ms each beside the two
+    assert pace.whole(2) == pytest.approx(HICCUP_MS / 4, abs=1)
+    for _ in range(20):
+        pace.observe(0, 500, 0, 5)
+    assert pace.whole(2) == SHORT_PROMPT
+
+
+def test_a_prompt_that_came_whole_does_not_mislead_the_chunks() -> None:
+    cost = linear(2.0, 2.0)
+    pace = Pace(N_BATCH)
+    simulate(cost, 2, 200, pace)
+    before = pace.allowance(2)
+    pace.observe(2, 100, 100, 30)
+    assert pace.allowance(2) == before
 
 
 @given(
@@ -161,10 +186,10 @@ def test_prompts_always_move(turns: list[tuple[int, float, float]]) -> None:
         if ms <= 0:
             continue
         if allowed == 0:
-            pace.observe(n_decode, 0, ms)
+            pace.observe(n_decode, 0, 0, ms)
             assert pace.allowance(n_decode) >= 1
             assert refused != n_decode
             refused = n_decode
             continue
         refused = None
-        pace.observe(n_decode, max(1, int(part * allowed)), ms)
+        pace.observe(n_decode, max(1, int(part * allowed)), 0, ms)

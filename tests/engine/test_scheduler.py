@@ -26,11 +26,17 @@ def waiting(name: str, *, paused: bool = False) -> Generation:
     return generation
 
 
-class Unhurried(Pace):
-    """Lets prompts have all that the budget leaves."""
+class FixedPace(Pace):
+    """Long prompts have so many tokens of a step, and short ones so many; usually what the budget leaves."""
+
+    chunk = 10_000
+    short = 0
 
     def allowance(self, n_decode: int) -> int:
-        return 10_000
+        return self.chunk if n_decode else 10_000
+
+    def whole(self, n_decode: int) -> int:
+        return min(self.short, max(0, self._n_batch - n_decode)) if n_decode else 0
 
 
 class Bench:
@@ -42,7 +48,7 @@ class Bench:
         )
         self.slots = Slots(self.backend)
         self.scheduler = Scheduler(n_batch, queue_limit=2)
-        self.scheduler.pace = Unhurried(n_batch)
+        self.pace = self.scheduler.pace = FixedPace(n_batch)
         self.n_started = 0
 
     def start(self, n_prompt: int, computed: int = 0) -> int:
@@ -120,6 +126,31 @@ def test_decoding_comes_first_and_prompts_fill_the_rest_in_their_order() -> None
     assert plan.counts == [1, 1, 4, 2]
 
 
+def test_short_prompts_come_whole_and_long_ones_in_chunks() -> None:
+    bench = Bench(4, 32)
+    bench.pace.chunk, bench.pace.short = 2, 8
+    a = bench.start(1)
+    bench.step()
+    b, c, d = bench.start(9), bench.start(5), bench.start(6)
+    plan = bench.step()
+    assert plan.batch.sequences == [a] + [b] * 2 + [c] * 5, "the last one's turn comes in the next step"
+    assert (plan.prefill_tokens, plan.whole_tokens, plan.decode_tokens) == (7, 5, 1)
+    plan = bench.step()
+    assert plan.batch.sequences == [a, c] + [b] * 2 + [d] * 6, "a long one's rest isn't a short one"
+    assert plan.whole_tokens == 6
+
+
+def test_what_is_no_longer_than_a_chunk_is_one() -> None:
+    bench = Bench(3, 32)
+    bench.pace.chunk, bench.pace.short = 4, 8
+    a = bench.start(1)
+    bench.step()
+    b = bench.start(4)
+    plan = bench.step()
+    assert plan.batch.sequences == [a] + [b] * 4
+    assert plan.whole_tokens == 0
+
+
 def test_more_slots_than_budget_take_turns() -> None:
     bench = Bench(3, 2)
     for _ in range(3):
@@ -189,10 +220,14 @@ def test_edited_tokens_are_computed_like_a_prompt() -> None:
 @given(
     n_slots=st.integers(1, 6),
     n_batch=st.integers(1, 12),
+    pace=st.tuples(st.integers(1, 12), st.integers(0, 12)),
     actions=st.lists(st.tuples(st.integers(1, 30), st.booleans()), max_size=40),
 )
-def test_budget_positions_and_fairness(n_slots: int, n_batch: int, actions: list[tuple[int, bool]]) -> None:
+def test_budget_positions_and_fairness(
+    n_slots: int, n_batch: int, pace: tuple[int, int], actions: list[tuple[int, bool]]
+) -> None:
     bench = Bench(n_slots, n_batch)
+    bench.pace.chunk, bench.pace.short = pace
     for n_prompt, ends in actions:
         running = bench.scheduler.running
         if ends and running:
