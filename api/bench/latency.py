@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -52,7 +53,8 @@ async def paced(settings: Settings, records: Records, progress: Progress, cache:
 async def beside_a_prompt(bench: Bench) -> None:
     """`load`: three generations run, then a prompt of 4,000 tokens comes: what that does to their tokens.
 
-    `unloaded` and `loaded` are by the worker's clock, those with `, client` by arrival.
+    `unloaded` is before and after it, since decoding gets slower by itself as they grow longer. Both are by
+    the worker's clock, those with `, client` by arrival.
     """
 
     async def round_(i: int) -> Pair:
@@ -64,13 +66,13 @@ async def beside_a_prompt(bench: Bench) -> None:
             start = time.monotonic()
             long = await bench.app.generate(prompt, 2)
             end = long.times[0]
-            await asyncio.gather(*(one.reach(len(one.sampled) + 1) for one in watched))
+            await asyncio.gather(*(one.reach(len(one.sampled) + UNLOADED) for one in watched))
         finally:
             await asyncio.gather(*(one.stop() for one in watched))
         return {
-            "unloaded": Sample([_part(one.sampled[SETTLED:], 0, start) for one in watched]),
+            "unloaded": Sample(_without([one.sampled for one in watched], start, end)),
             "loaded": Sample([_part(one.sampled, start, end) for one in watched]),
-            "unloaded, client": Sample([_part(one.arrived[SETTLED:], 0, start) for one in watched]),
+            "unloaded, client": Sample(_without([one.arrived for one in watched], start, end)),
             "loaded, client": Sample([_part(one.arrived, start, end) for one in watched]),
             "prompt": Sample([long]),
         }
@@ -117,6 +119,13 @@ class _Watched:
         with contextlib.suppress(TokenglassError):
             await self._generation.cancel()
             await self._task
+
+
+def _without(runs: list[list[float]], start: float, end: float) -> list[Run]:
+    """What runs had before the start, and after the end."""
+    before = [_part(times[SETTLED:], 0, start) for times in runs]
+    after = [_part([t for t in times if t >= end], end, math.inf) for times in runs]
+    return before + [run for run in after if run.times]
 
 
 def _part(times: list[float], start: float, end: float) -> Run:
