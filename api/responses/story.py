@@ -1,0 +1,389 @@
+"""From the events of one generation to those of one response, in the order that strict clients hold to.
+
+Texts only ever grow on the wire: a delta can't be taken back. Where somebody rewinds the generation within
+the item being written, later deltas are added to what was told, and the item's `done` events have the text
+that holds. Where a rewind reaches into an item that was told as done, the response has failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from api.openai import answers
+from api.responses import errors
+from engine.errors import ErrorInfo
+from engine.events import (
+    GenerationDelta,
+    GenerationEvent,
+    GenerationFinished,
+    GenerationRewound,
+    GenerationStarted,
+    ReasoningDelta,
+    ToolCallDone,
+)
+from engine.types import Token, ToolCall
+
+WireEvent = dict[str, Any]
+Kind = Literal["message", "reasoning"]
+
+_STATUS = {
+    "stop": "completed",
+    "tool_calls": "completed",
+    "length": "incomplete",
+    "context_full": "incomplete",
+    "cancelled": "cancelled",
+    "error": "failed",
+}
+_TERMINALS = {
+    "completed": "response.completed",
+    "incomplete": "response.incomplete",
+    "cancelled": "response.incomplete",  # there is no event of its own, and clients wait for one they know
+    "failed": "response.failed",
+}
+_REWOUND = ErrorInfo(
+    code="bad_state",
+    message="another client rewound this answer into a part that was told as done, and it goes on without",
+)
+
+
+@dataclass(slots=True)
+class _Text:
+    """A message or a piece of reasoning, being written or done."""
+
+    kind: Kind
+    item_id: str
+    index: int
+    texts: list[str] = field(default_factory=list)
+    logprobs: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    """Of each token of the text, with its index."""
+    status: str = "in_progress"
+
+    @property
+    def text(self) -> str:
+        if len(self.texts) > 1:
+            self.texts = ["".join(self.texts)]
+        return self.texts[0] if self.texts else ""
+
+    @property
+    def told_logprobs(self) -> list[dict[str, Any]]:
+        return [told for _, told in self.logprobs]
+
+    def part(self) -> dict[str, Any]:
+        if self.kind == "reasoning":
+            return {"type": "reasoning_text", "text": self.text}
+        return {
+            "type": "output_text",
+            "text": self.text,
+            "annotations": [],
+            "logprobs": self.told_logprobs,
+        }
+
+    def item(self, *, empty: bool = False) -> dict[str, Any]:
+        content = [] if empty else [self.part()]
+        head = {"id": self.item_id, "type": self.kind, "status": self.status}
+        if self.kind == "reasoning":
+            return {**head, "summary": [], "content": content}
+        return {**head, "role": "assistant", "content": content}
+
+
+@dataclass(slots=True)
+class _Call:
+    """A call, told as a whole."""
+
+    item_id: str
+    call: ToolCall
+
+    def item(self) -> dict[str, Any]:
+        return {
+            "id": self.item_id,
+            "type": "function_call",
+            "status": "completed",
+            "call_id": self.call.id,
+            "name": self.call.name,
+            "arguments": self.call.arguments,
+        }
+
+
+class Story:
+    """One response from its first event to its last. Made when its generation is about to begin."""
+
+    def __init__(
+        self,
+        head: dict[str, Any],
+        stream_id: str | None = None,
+        *,
+        logprobs: bool = False,
+        told: bool = True,
+        prewarm: bool = False,
+    ) -> None:
+        """`head` has what stays the same. Where nobody is `told` the events, any rewind can be followed.
+
+        `prewarm`: the generation only computes the prompt; what it draws is dropped.
+        """
+        self.head = head
+        self.id: str = head["id"]
+        self.final: dict[str, Any] | None = None
+        """The response as it ended."""
+        self._lane = {} if stream_id is None else {"stream_id": stream_id}
+        self._wants_logprobs = logprobs
+        self._told = told
+        self._prewarm = prewarm
+        self._next = 0
+        self._status = "in_progress"
+        self._items: list[_Text | _Call] = []
+        self._reasoning_tokens: list[int] = []
+        self._end: GenerationFinished | None = None
+        self._error: ErrorInfo | None = None
+
+    @property
+    def next_number(self) -> int:
+        """The next event's `sequence_number`."""
+        return self._next
+
+    @property
+    def ended(self) -> bool:
+        """Nothing but the last event is to come."""
+        return self._status != "in_progress"
+
+    @property
+    def error(self) -> ErrorInfo | None:
+        """Why it failed."""
+        return self._error
+
+    def created(self) -> WireEvent:
+        return self._event("response.created", response=self.so_far())
+
+    def in_progress(self) -> WireEvent:
+        return self._event("response.in_progress", response=self.so_far())
+
+    def so_far(self) -> dict[str, Any]:
+        """The response as it stands."""
+        if self.final is not None:
+            return self.final
+        return {**self.head, "status": "in_progress", "output": self._output()}
+
+    def take(self, event: GenerationEvent) -> list[WireEvent]:
+        """What an event of the generation adds. Nothing is taken after the end."""
+        if self.ended:
+            return []
+        return list(self._take(event))
+
+    def _take(self, event: GenerationEvent) -> Iterator[WireEvent]:
+        match event:
+            case GenerationStarted():
+                yield self.in_progress()
+            case GenerationFinished():
+                yield from self._finish(event)
+            case _ if self._prewarm:
+                pass
+            case ReasoningDelta():
+                self._reasoning_tokens += [token["index"] for token in event.tokens]
+                yield from self._grow("reasoning", event.text, event.tokens)
+            case GenerationDelta():
+                yield from self._grow("message", event.text, event.tokens)
+            case ToolCallDone():
+                yield from self._close()
+                yield from self._call(event.call)
+            case GenerationRewound():
+                yield from self._rewind(event)
+            case _:
+                pass
+
+    def terminal(self) -> WireEvent:
+        """The last event."""
+        response = self.close()
+        return self._event(_TERMINALS[response["status"]], response=response)
+
+    def close(self) -> dict[str, Any]:
+        """The response as it ended; to be asked for once it has."""
+        if self.final is None:
+            self.final = self._closed()
+        return self.final
+
+    def complete(self) -> None:
+        """End it without output: there was nothing to compute."""
+        self._status = "completed"
+
+    # ---- items
+
+    def _grow(self, kind: Kind, text: str, tokens: list[Token]) -> Iterator[WireEvent]:
+        if not text:
+            return
+        item = self._open
+        if item is None or item.kind != kind:
+            yield from self._close()
+            item = _Text(kind, self._new_id("msg" if kind == "message" else "rs"), len(self._items))
+            self._items.append(item)
+            yield from self._begin(item)
+        item.texts.append(text)
+        fields: dict[str, Any] = {"delta": text}
+        if kind == "message":
+            logprobs = self._logprobs(tokens)
+            item.logprobs += logprobs
+            fields["logprobs"] = [told for _, told in logprobs]
+        yield self._of_part(item, "delta", **fields)
+
+    def _logprobs(self, tokens: list[Token]) -> list[tuple[int, dict[str, Any]]]:
+        if not self._wants_logprobs:
+            return []
+        indices = [token["index"] for token in tokens if "logprob" in token]
+        return list(zip(indices, answers.token_logprobs(tokens), strict=True))
+
+    @property
+    def _open(self) -> _Text | None:
+        """The item that is being written."""
+        last = self._items[-1] if self._items else None
+        return last if isinstance(last, _Text) and last.status == "in_progress" else None
+
+    def _begin(self, item: _Text) -> Iterator[WireEvent]:
+        yield self._event("response.output_item.added", output_index=item.index, item=item.item(empty=True))
+        yield self._event(
+            "response.content_part.added",
+            item_id=item.item_id,
+            output_index=item.index,
+            content_index=0,
+            part=item.part(),
+        )
+
+    def _close(self, status: str = "completed") -> Iterator[WireEvent]:
+        item = self._open
+        if item is None:
+            return
+        item.status = status
+        fields: dict[str, Any] = {"text": item.text}
+        if item.kind == "message":
+            fields["logprobs"] = item.told_logprobs
+        yield self._of_part(item, "done", **fields)
+        yield self._event(
+            "response.content_part.done",
+            item_id=item.item_id,
+            output_index=item.index,
+            content_index=0,
+            part=item.part(),
+        )
+        yield self._event("response.output_item.done", output_index=item.index, item=item.item())
+
+    def _of_part(self, item: _Text, what: str, **fields: Any) -> WireEvent:
+        part = "output_text" if item.kind == "message" else "reasoning_text"
+        place = {"item_id": item.item_id, "output_index": item.index, "content_index": 0}
+        return self._event(f"response.{part}.{what}", **place, **fields)
+
+    def _call(self, call: ToolCall) -> Iterator[WireEvent]:
+        """The call is known as a whole only, since each model writes it in its own way."""
+        index = len(self._items)
+        item = _Call(self._new_id("fc"), call)
+        self._items.append(item)
+        begun = {**item.item(), "status": "in_progress", "arguments": ""}
+        place = {"item_id": item.item_id, "output_index": index}
+        yield self._event("response.output_item.added", output_index=index, item=begun)
+        yield self._event("response.function_call_arguments.delta", **place, delta=call.arguments)
+        yield self._event(
+            "response.function_call_arguments.done", **place, name=call.name, arguments=call.arguments
+        )
+        yield self._event("response.output_item.done", output_index=index, item=item.item())
+
+    # ---- hands of others
+
+    def _rewind(self, event: GenerationRewound) -> Iterator[WireEvent]:
+        self._reasoning_tokens = [index for index in self._reasoning_tokens if index < event.at_token]
+        item = self._open
+        done = [one for one in self._items if one is not item]
+        calls = [one.call for one in done if isinstance(one, _Call)]
+        rest = {"message": event.text, "reasoning": event.reasoning}
+        holds = event.tool_calls[: len(calls)] == calls
+        for one in done:
+            if isinstance(one, _Text):
+                holds &= rest[one.kind].startswith(one.text)
+                rest[one.kind] = rest[one.kind][len(one.text) :]
+        left = "" if item is None else rest.pop(item.kind)
+        if holds and not any(rest.values()):
+            if item is not None:
+                item.texts = [left]
+                item.logprobs = [one for one in item.logprobs if one[0] < event.at_token]
+        elif self._told:
+            yield from self._close("incomplete")
+            self._status, self._error = "failed", _REWOUND
+        else:
+            self._start_over(event)
+
+    def _start_over(self, event: GenerationRewound) -> None:
+        """Nobody has seen anything yet: the items are what the rewound answer has."""
+        self._items.clear()
+        unheard: list[WireEvent] = []
+        unheard += self._grow("reasoning", event.reasoning, [])
+        unheard += self._grow("message", event.text, [])
+        for call in event.tool_calls:
+            unheard += self._close()
+            unheard += self._call(call)
+
+    # ---- the end
+
+    def _finish(self, event: GenerationFinished) -> Iterator[WireEvent]:
+        self._end, self._error = event, event.error
+        status = _STATUS[event.finish_reason]
+        if self._prewarm and (status == "incomplete" or self._error_is("invalid_prompt")):
+            # a template may refuse what isn't a whole question yet: then there is nothing to keep warm
+            status, self._error = "completed", None
+        elif not self._items and status in ("completed", "incomplete") and not self._prewarm:
+            item = _Text("message", self._new_id("msg"), 0)  # an answer of no text is an answer, too
+            self._items.append(item)
+            yield from self._begin(item)
+        yield from self._close("completed" if status == "completed" else "incomplete")
+        self._status = status
+
+    def _error_is(self, code: str) -> bool:
+        return self._error is not None and self._error.code == code
+
+    def _closed(self) -> dict[str, Any]:
+        told = {**self.head, "status": self._status, "output": self._output()}
+        if self._end is not None:
+            told["usage"] = self._usage(self._end)
+            told["timings"] = answers.timings(self._end)
+        if self._status == "incomplete":
+            told["incomplete_details"] = {"reason": "max_output_tokens"}
+        if self._error is not None:
+            told["error"] = errors.in_response(self._error)
+        return told
+
+    def _usage(self, end: GenerationFinished) -> dict[str, Any]:
+        used = end.usage
+        completion = 0 if self._prewarm else used.completion_tokens
+        computed = used.prompt_tokens - used.cached_tokens
+        return {
+            "input_tokens": used.prompt_tokens,
+            "input_tokens_details": {"cached_tokens": used.cached_tokens, "cache_write_tokens": computed},
+            "output_tokens": completion,
+            "output_tokens_details": {"reasoning_tokens": len(self._reasoning_tokens)},
+            "total_tokens": used.prompt_tokens + completion,
+        }
+
+    def _output(self) -> list[dict[str, Any]]:
+        return [item.item() for item in self._items]
+
+    def _new_id(self, prefix: str) -> str:
+        return f"{prefix}_{self.id.removeprefix('resp_')}_{len(self._items)}"
+
+    def _event(self, name: str, /, **fields: Any) -> WireEvent:
+        event = {"type": name, "sequence_number": self._next, **self._lane, **fields}
+        self._next += 1
+        return event
+
+
+def head_of(response_id: str, model: str, created: int, told: dict[str, Any]) -> dict[str, Any]:
+    """What stays the same in a response from its beginning to its end."""
+    return {
+        "id": response_id,
+        "object": "response",
+        "created_at": created,
+        "model": model,
+        "status": "in_progress",
+        "error": None,
+        "incomplete_details": None,
+        "output": [],
+        "usage": None,
+        "reasoning": {"effort": None, "summary": None},
+        "service_tier": None,
+        **told,
+    }
