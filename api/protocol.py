@@ -11,7 +11,15 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from api.refusals import refusal
 from engine.commands import MAX_PROMPT_LOOKUP
@@ -27,10 +35,30 @@ MAX_ID_CHARS = 1000
 MAX_VALUES = 50_000
 """In one frame. Parsing holds up the whole app, and many small values take far longer than long texts."""
 
+MAX_TEMPLATE_VARIABLES = 32
+MAX_TEMPLATE_CHARS = 1 << 16
+"""Of a template's variables, as JSON."""
+RESERVED_VARIABLES = frozenset(("messages", "tools", "add_generation_prompt", "bos_token", "eos_token"))
+"""What a chat template gets from elsewhere."""
+
 _TEXT = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+
+
+def _template_variables(variables: dict[str, Any]) -> dict[str, Any]:
+    for name in RESERVED_VARIABLES.intersection(variables):
+        raise ValueError(f"{name} can't be set this way")
+    if len(json.dumps(variables, ensure_ascii=False)) > MAX_TEMPLATE_CHARS:
+        raise ValueError(f"longer than {MAX_TEMPLATE_CHARS} characters")
+    return variables
+
 
 Id = Annotated[str, Field(min_length=1, max_length=200)]
 Title = Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)]
+TemplateVariables = Annotated[
+    dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")], Any],
+    Field(max_length=MAX_TEMPLATE_VARIABLES),
+    AfterValidator(_template_variables),
+]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 CommandId = Any
 """Whatever JSON value the client chose; it comes back in the reply."""
@@ -58,6 +86,10 @@ class Generate(BaseCommand):
     stop: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field([], max_length=16)
     tools: list[Tool] = Field([], max_length=128)
     tool_choice: ToolChoice = "auto"
+    parallel_tool_calls: bool = True
+    """False: the answer ends with its first call."""
+    chat_template_kwargs: TemplateVariables = Field({})
+    """Further variables for the chat template, e.g. `enable_thinking`; for `messages` only."""
     response_format: ResponseFormat | None = None
     grammar: str | None = Field(None, min_length=1, max_length=65_536)
     """GBNF, with the rule `root` for the whole answer."""

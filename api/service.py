@@ -133,6 +133,8 @@ class Service:
             stop=command.stop,
             logprobs=command.logprobs,
             tool_choice=command.tool_choice,
+            parallel_tool_calls=command.parallel_tool_calls,
+            chat_template_kwargs=command.chat_template_kwargs,
             response_format=command.response_format,
             grammar=command.grammar,
             prompt_lookup_num_tokens=command.prompt_lookup_num_tokens,

@@ -34,6 +34,10 @@ class Generate(Value):
     logprobs: int | None = None
     """None: no log-probabilities; n: that of each token and its n likeliest alternatives."""
     tool_choice: ToolChoice = "auto"
+    parallel_tool_calls: bool = True
+    """False: the answer ends with its first call."""
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Further variables for the chat template, e.g. `enable_thinking`."""
     response_format: ResponseFormat | None = None
     grammar: str | None = None
     """GBNF that the answer must obey. At most one of grammar, response format and a forced tool is given."""

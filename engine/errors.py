@@ -21,7 +21,7 @@ ErrorCode = Literal[
     # what ends a generation or a load
     "context_overflow",  # the prompt doesn't fit into the context
     "invalid_prompt",  # the tokenizer or the chat template can't take this input
-    "invalid_output",  # the model gave NaN or infinite logits
+    "invalid_output",  # the model gave NaN or infinite logits, or broke off what a stream had begun to tell
     "engine_lost",  # the worker ended before a command was done, or twice while this was running
     "engine_failed",  # the worker ended too often and is no longer restarted
     "no_model",  # no model is loaded, and none is being loaded

@@ -24,10 +24,11 @@ class Output:
     def __init__(self, prepared: Prepared, pieces: PieceCache) -> None:
         command = prepared.command
         self.stopped = False
-        """A stop string has been reached."""
+        """A stop string has been reached, or the only call made that was wanted."""
         self.tool_calls: list[ToolCall] = []
         self.n_tokens = 0
         self._generation_id = command.generation_id
+        self._one_call = not command.parallel_tool_calls
         self._pieces = pieces
         tools = command.tools if command.tool_choice != "none" else []
         fmt = prepared.format
@@ -92,6 +93,8 @@ class Output:
 
     def finish(self, t: float, events: list[Event]) -> None:
         """Deliver what was withheld."""
+        if self._one_call and self.tool_calls:
+            return  # what stands behind the call belongs to nothing
         text = self._detokenizer.finish()
         if self._stops is not None:
             text = self._stops.push(text) + self._stops.finish()
@@ -110,6 +113,11 @@ class Output:
         """Deliver text, reasoning and calls. The token goes with the last text that it brought, or else
         without text to the `place` that it belongs to.
         """
+        if self._one_call:
+            first = next((i for i, piece in enumerate(pieces) if isinstance(piece, ToolCall)), None)
+            if first is not None:
+                pieces = pieces[: first + 1]
+                self.stopped = True
         carrier = max((i for i, piece in enumerate(pieces) if not isinstance(piece, ToolCall)), default=None)
         if carrier is None and token is not None:
             carrier = 0

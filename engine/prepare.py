@@ -106,7 +106,7 @@ class Preparer:
         return self.format if command.messages is not None or command.tools else None
 
     def _render(self, command: Generate, messages: list[ChatMessage]) -> _Prompt:
-        text = self._template.render(messages, command.tools)
+        text = self._template.render(messages, command.tools, **command.chat_template_kwargs)
         bos = self._backend.bos_text
         # a template that writes the start token itself must not get a second one
         add_special = not (bos and text.startswith(bos))

@@ -120,7 +120,8 @@ def _calls(command: Generate, form: Format | None) -> str:
     tools = [tool for _, tool in _chosen(command.tool_choice, command.tools)]
     calls = None
     if form is not None:
-        most = MAX_CALLS if command.tool_choice == "required" else 1
+        several = command.tool_choice == "required" and command.parallel_tool_calls
+        most = MAX_CALLS if several else 1
         calls = call_grammar(
             form, tools, lambda _, schema: add_schema(writer, dict(schema), "tools"), most=most
         )

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from api.openai import answers
+from api.openai.calls import CallStream
 from api.openai.transcript import Transcript
+from engine.errors import ErrorInfo
 from engine.events import (
     GenerationDelta,
     GenerationEvent,
     GenerationFinished,
     GenerationStarted,
     ReasoningDelta,
+    ToolCallDelta,
     ToolCallDone,
 )
-from engine.types import ToolCall
 
 
 def whole(head: dict[str, Any], transcripts: list[Transcript], logprobs: bool) -> dict[str, Any]:
@@ -63,28 +65,48 @@ def _logprobs(content: list[dict[str, Any]]) -> dict[str, Any]:
 class Chunks:
     """Makes the chunks of one request's stream."""
 
-    def __init__(self, head: dict[str, Any], n_choices: int, logprobs: bool, include_usage: bool) -> None:
+    def __init__(
+        self,
+        head: dict[str, Any],
+        n_choices: int,
+        logprobs: bool,
+        include_usage: bool,
+        tools: Collection[str],
+    ) -> None:
+        """`tools` are the names of the functions that may be called."""
         self._head = {**head, "object": "chat.completion.chunk"}
         self._logprobs = logprobs
         self._usage: dict[str, Any] = {"usage": None} if include_usage else {}
-        self._n_calls = [0] * n_choices
+        self._calls = [CallStream(tools) for _ in range(n_choices)]
 
     def of(self, choice: int, event: GenerationEvent) -> Iterator[dict[str, Any]]:
         match event:
             case GenerationStarted():
                 yield self._chunk(choice, {"role": "assistant", "content": "", "refusal": None})
             case GenerationDelta() if event.text or (self._logprobs and event.tokens):
-                told = _logprobs(answers.token_logprobs(event.tokens)) if self._logprobs else None
-                yield self._chunk(choice, {"content": event.text}, logprobs=told)
+                logprobs = _logprobs(answers.token_logprobs(event.tokens)) if self._logprobs else None
+                yield self._chunk(choice, {"content": event.text}, logprobs=logprobs)
             case ReasoningDelta() if event.text:
                 yield self._chunk(choice, {"reasoning_content": event.text})
+            case ToolCallDelta():
+                for told in self._calls[choice].delta(event):
+                    yield self._chunk(choice, {"tool_calls": [told]})
             case ToolCallDone():
-                yield from self._call(choice, event.call)
+                for told in self._calls[choice].done(event):
+                    yield self._chunk(choice, {"tool_calls": [told]})
             case GenerationFinished():
                 chunk = self._chunk(choice, {}, reason=answers.finish_reason(event))
                 yield {**chunk, "timings": answers.timings(event)}
             case _:
                 pass
+
+    def failure(self, choice: int, event: GenerationEvent) -> ErrorInfo | None:
+        """Why the answer can't be told to its end."""
+        if isinstance(event, GenerationFinished):
+            self._calls[choice].end(event)
+            if event.error is not None:
+                return event.error
+        return self._calls[choice].failure
 
     def usage(self, transcripts: list[Transcript]) -> dict[str, Any]:
         """The last chunk, where it is wanted."""
@@ -93,20 +115,6 @@ class Chunks:
             sum(transcript.reasoning_tokens for transcript in transcripts),
         )
         return {**self._head, "choices": [], "usage": told, "timings": answers.timings(transcripts[0].end)}
-
-    def _call(self, choice: int, call: ToolCall) -> Iterator[dict[str, Any]]:
-        """First who is called, then with what, as clients put it together."""
-        place = self._n_calls[choice]
-        self._n_calls[choice] += 1
-        called = {
-            "index": place,
-            "id": call.id,
-            "type": "function",
-            "function": {"name": call.name, "arguments": ""},
-        }
-        yield self._chunk(choice, {"tool_calls": [called]})
-        arguments = {"index": place, "function": {"arguments": call.arguments}}
-        yield self._chunk(choice, {"tool_calls": [arguments]})
 
     def _chunk(
         self, choice: int, delta: dict[str, Any], *, logprobs: Any = None, reason: str | None = None

@@ -7,6 +7,7 @@ from typing import Any
 
 from api.openai import answers
 from api.openai.transcript import Transcript
+from engine.errors import ErrorInfo
 from engine.events import GenerationDelta, GenerationEvent, GenerationFinished, GenerationStarted
 
 
@@ -67,6 +68,10 @@ class Chunks:
                 yield {**chunk, "timings": answers.timings(event)}
             case _:
                 pass
+
+    def failure(self, _choice: int, event: GenerationEvent) -> ErrorInfo | None:
+        """Why the answer can't be told to its end."""
+        return event.error if isinstance(event, GenerationFinished) else None
 
     def usage(self, transcripts: list[Transcript]) -> dict[str, Any]:
         """The last chunk, where it is wanted."""

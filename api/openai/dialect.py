@@ -25,7 +25,7 @@ from api.openai.transcript import whole as whole_answers
 from api.openai.wishes import Wish
 from api.version import VERSION
 from engine.errors import TokenglassError
-from engine.events import GenerationFinished, GenerationStarted
+from engine.events import GenerationStarted
 from engine.types import Origin
 
 if TYPE_CHECKING:
@@ -113,7 +113,8 @@ class Dialect:
         async with self._generations(request, exchange, "chat_completions", wish) as feed_:
             head = _head("chatcmpl", feed_, model)
             if wish.stream:
-                chunks = chat.Chunks(head, len(wish.commands), wish.logprobs, wish.include_usage)
+                tools = {tool.function.name for tool in wish.commands[0].tools}
+                chunks = chat.Chunks(head, len(wish.commands), wish.logprobs, wish.include_usage, tools)
                 await _stream(feed_, exchange, chunks, wish)
             else:
                 said = await whole_answers(feed_, wish.logprobs)
@@ -213,11 +214,10 @@ async def _stream(
         failed = False
         for choice, event in batch:
             transcripts[choice].take(event, keep_tokens=False)
-            if isinstance(event, GenerationFinished) and event.error is not None:
+            if (error := chunks.failure(choice, event)) is not None:
                 if not exchange.started and not frames:
-                    error = event.error
                     raise TokenglassError(error.code, error.message, path=error.path, hint=error.hint)
-                frames.append(answers.sse(body_of(event.error)))
+                frames.append(answers.sse(body_of(error)))
                 failed = True
                 break
             frames += [answers.sse(chunk) for chunk in chunks.of(choice, event)]

@@ -25,6 +25,8 @@ SAMPLING = (
     "repeat_penalty",
 )
 """The last three aren't OpenAI's, but other local servers take them too."""
+TEMPLATE_VARIABLES = ("enable_thinking", "reasoning_effort")
+"""Variables of chat templates that clients also send as fields of their own."""
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 
@@ -61,6 +63,10 @@ def chat(data: dict[str, Any]) -> Wish:
         arguments["tool_choice"] = data["tool_choice"]
         if isinstance(data["tool_choice"], dict) and data["tool_choice"].get("type") != "function":
             raise unsupported("tool_choice", "tool_choice: auto, none, required, or one function")
+    if not _flag(data, "parallel_tool_calls", default=True):
+        arguments["parallel_tool_calls"] = False
+    if variables := _template_variables(data):
+        arguments["chat_template_kwargs"] = variables
     if "response_format" in data:
         arguments["response_format"] = _response_format(data["response_format"])
     if _flag(data, "logprobs"):
@@ -109,11 +115,19 @@ def _given(data: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in data.items() if value is not None}
 
 
-def _flag(data: dict[str, Any], name: str) -> bool:
-    value = data.get(name, False)
+def _flag(data: dict[str, Any], name: str, *, default: bool = False) -> bool:
+    value = data.get(name, default)
     if not isinstance(value, bool):
         raise Refused(400, "invalid_type", f"{name}: true or false", name)
     return value
+
+
+def _template_variables(data: dict[str, Any]) -> dict[str, Any]:
+    """What the chat template is told beside the messages."""
+    given = data.get("chat_template_kwargs", {})
+    if not isinstance(given, dict):
+        raise Refused(400, "invalid_type", "chat_template_kwargs: an object", "chat_template_kwargs")
+    return {**{name: data[name] for name in TEMPLATE_VARIABLES if name in data}, **given}
 
 
 def _common(data: dict[str, Any]) -> dict[str, Any]:
