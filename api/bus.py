@@ -5,6 +5,8 @@ subscription reads on from where it stands. What has piled up meanwhile is merge
 (tokens joined, metrics replaced by their latest), so a slow reader gets fewer, larger frames and
 nothing is held for it but its place.
 
+Clients that stand at the same place and want the same get the same portion, put together and encoded once.
+
 Only the latest events are kept as objects. Older ones are kept as JSON and read again when somebody
 replays them: a full ring of objects is 120 MB, and each full garbage collection takes 0.2 s over it.
 """
@@ -33,6 +35,8 @@ from engine.events import (
 )
 
 RING_SIZE = 65_536
+MAX_RING_BYTES = 128 << 20
+"""A full ring usually has 15 to 20 MB; only very large messages come near to this."""
 N_OBJECTS = 2048
 """Of the ring's events, how many are kept as objects."""
 MAX_MERGED_TOKENS = 512
@@ -50,6 +54,14 @@ class Envelope:
     event: Event
     first_seq: int
     _encoded: bytes | None = field(default=None, repr=False)
+    _size: int = field(default=0, repr=False)
+
+    @property
+    def size(self) -> int:
+        """About how many bytes the frame has, without encoding it."""
+        if not self._size:
+            self._size = _size(self.event)
+        return self._size
 
     def encode(self) -> bytes:
         """The frame as JSON text in UTF-8; made once for all clients."""
@@ -62,6 +74,23 @@ class Envelope:
             merged = b'"first_seq":%d,' % self.first_seq if self.first_seq != self.seq else b""
             self._encoded = b'{"seq":%d,%s%s' % (self.seq, merged, body[1:])
         return self._encoded
+
+
+@dataclass(slots=True)
+class Portion:
+    """What one drain brought."""
+
+    envelopes: list[Envelope] = field(default_factory=list)
+    n_events: int = 0
+    """Events that are in it: more than there are envelopes where some were merged or replaced."""
+    size: int = 0
+    """About how many bytes they have."""
+    wire: bytes | None = None
+    """Its frames, kept here by whoever encodes them first."""
+
+
+_ALL_GENERATIONS = frozenset(("*", "generation.*"))
+_Place = tuple[int, tuple[str, ...], "GenerationFilter"]
 
 
 class Subscription:
@@ -85,6 +114,8 @@ class Subscription:
         """Estimated size of matching events published since the last drain; replayed ones don't count."""
         self.last_seq = 0
         """`seq` of the last event handed out."""
+        self.merged = 0
+        """Events so far that came joined with a later one, or replaced by one."""
 
     def select(
         self, patterns: Iterable[str], generations: GenerationFilter = "all", since: int | None = None
@@ -122,7 +153,7 @@ class Subscription:
     def notify(self, envelope: Envelope) -> None:
         """Called by the bus for every published event."""
         if self.matches(envelope.event):
-            self.backlog_bytes += _size(envelope.event)
+            self.backlog_bytes += envelope.size
             self._signal()
         elif self._cursor == envelope.seq - 1:
             self._cursor = envelope.seq  # a reader that waits for nothing must not fall out of the ring
@@ -143,6 +174,11 @@ class Subscription:
         return self._cursor < self._bus.seq
 
     @property
+    def behind(self) -> int:
+        """Events published since the last one that was read, wanted or not."""
+        return self._bus.seq - self._cursor
+
+    @property
     def read_up_to(self) -> int:
         """Every matching event up to this number was handed out."""
         return self._cursor
@@ -159,19 +195,47 @@ class Subscription:
         `until` stops after the event of that number. The caller is signalled again through
         `on_ready` only after a drain that left nothing.
         """
-        out: list[Envelope] = []
+        return self.take(max_bytes, until).envelopes
+
+    def take(self, max_bytes: int = 1 << 18, until: int | None = None) -> Portion:
+        """The same as a portion, which others may have got as well: it must not be changed."""
+        place = self._place()
+        shared = self._bus.shared
+        portion = shared.get(place) if place is not None and until is None else None
+        if portion is not None and portion.size <= max_bytes:
+            self._cursor = self._bus.seq
+        else:
+            portion = self._gather(max_bytes, until)
+            if place is not None and not self.pending:
+                shared[place] = portion
+        self.merged += portion.n_events - len(portion.envelopes)
+        if portion.envelopes:
+            self.last_seq = portion.envelopes[-1].seq
+        if not self.pending:
+            self._signalled = False
+            self.backlog_bytes = 0
+        return portion
+
+    def _place(self) -> _Place | None:
+        """What those have in common who get the same; None where one's own generations decide."""
+        if self._own and not (self._generations == "all" and _ALL_GENERATIONS.intersection(self._patterns)):
+            return None
+        return self._cursor, self._patterns, self._generations
+
+    def _gather(self, max_bytes: int, until: int | None) -> Portion:
+        portion = Portion()
+        out = portion.envelopes
         metrics: dict[str, int] = {}
-        size = 0
         last = min(self._cursor + MAX_EXAMINED, self._bus.seq if until is None else until)
         for envelope in self._bus.between(self._cursor, last):
             self._cursor = envelope.seq
             event = envelope.event
             if not self.matches(event):
                 continue
-            cost = _size(event)
             if envelope.seq > self._live_from:
-                self.backlog_bytes = max(0, self.backlog_bytes - cost)
-            size += cost
+                self.backlog_bytes = max(0, self.backlog_bytes - envelope.size)
+            portion.n_events += 1
+            portion.size += envelope.size
             if event.type.startswith("metrics.") and event.type != "metrics.custom":
                 place = metrics.get(event.type)
                 metrics[event.type] = len(out)
@@ -182,14 +246,9 @@ class Subscription:
                 out[-1] = merged
             else:
                 out.append(envelope)
-            if size >= max_bytes:
+            if portion.size >= max_bytes:
                 break
-        if out:
-            self.last_seq = out[-1].seq
-        if not self.pending:
-            self._signalled = False
-            self.backlog_bytes = 0
-        return out
+        return portion
 
     def close(self) -> None:
         self._bus.unsubscribe(self)
@@ -225,7 +284,6 @@ def merge(first: Envelope, second: Envelope) -> Envelope | None:
 
 
 def _size(event: BaseEvent) -> int:
-    """About how many bytes the event's frame has, without encoding it."""
     if isinstance(event, TokenEvent):
         return 140 + len(event.text) + 90 * len(event.tokens)
     if isinstance(event, GenerationFinished):
@@ -238,20 +296,26 @@ def _size(event: BaseEvent) -> int:
 
 
 class EventBus:
-    """Numbers events, keeps the last `ring_size`, and tells subscriptions. Loop thread only."""
+    """Numbers events, keeps the last `ring_size`, and tells subscriptions. Loop thread only.
 
-    def __init__(self, ring_size: int = RING_SIZE, n_objects: int = N_OBJECTS) -> None:
+    Where the events are so large that they have more than `max_bytes`, fewer are kept.
+    """
+
+    def __init__(
+        self, ring_size: int = RING_SIZE, n_objects: int = N_OBJECTS, max_bytes: int = MAX_RING_BYTES
+    ) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
         self._ring: list[Envelope | bytes | None] = [None] * ring_size
         self._n_objects = min(n_objects, ring_size - 1)
         self._subscriptions: list[Subscription] = []
         self._folds: list[Callable[[Envelope], None]] = []
+        self.shared: dict[_Place, Portion] = {}
+        """What lies between a place and the last event, for those who stand at the same place."""
         self.seq = 0
         """Number of the last published event; 0 before the first."""
-
-    @property
-    def oldest_seq(self) -> int:
+        self.oldest_seq = 1
         """Number of the oldest event that the ring still holds."""
-        return max(1, self.seq - len(self._ring) + 1)
 
     def add_fold(self, fold: Callable[[Envelope], None]) -> None:
         """Let `fold` see every event before any subscription does (state, recorder)."""
@@ -260,17 +324,35 @@ class EventBus:
     def publish(self, event: Event) -> int:
         """Give the event the next number and hand it on; answers the number."""
         self.seq += 1
+        self.shared.clear()
         envelope = Envelope(self.seq, event, self.seq)
-        ring = self._ring
-        ring[self.seq % len(ring)] = envelope
-        aged = (self.seq - self._n_objects) % len(ring)
-        if isinstance(old := ring[aged], Envelope) and old is not envelope:
-            ring[aged] = old.encode()
+        self._store(envelope)
         for fold in self._folds:
             fold(envelope)
         for subscription in tuple(self._subscriptions):
             subscription.notify(envelope)
         return self.seq
+
+    def _store(self, envelope: Envelope) -> None:
+        ring = self._ring
+        if envelope.seq - self.oldest_seq == len(ring):
+            self._drop_oldest()
+        ring[envelope.seq % len(ring)] = envelope
+        self._bytes += envelope.size
+        aged = (envelope.seq - self._n_objects) % len(ring)
+        if isinstance(old := ring[aged], Envelope) and old is not envelope:
+            text = ring[aged] = old.encode()
+            self._bytes += len(text) - old.size
+        while self._bytes > self._max_bytes and self.oldest_seq < envelope.seq:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        place = self.oldest_seq % len(self._ring)
+        kept = self._ring[place]
+        assert kept is not None
+        self._bytes -= len(kept) if isinstance(kept, bytes) else kept.size
+        self._ring[place] = None
+        self.oldest_seq += 1
 
     def publish_all(self, events: Sequence[Event]) -> None:
         for event in events:

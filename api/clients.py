@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from engine.events import ClientConnected, ClientDisconnected, Event
+from engine.events import ClientConnected, ClientDisconnected, ClientMetrics, ClientTraffic, Event
 from engine.types import Origin
 
 REMEMBER_S = 600.0
@@ -17,6 +17,12 @@ REMEMBER_S = 600.0
 MAX_REMEMBERED = 1024
 MAX_OWN = 4096
 MAX_NAME = 80
+COMMANDS_PER_S = 200.0
+COMMANDS_BURST = 500.0
+"""Of one client; `cancel` and `ping` have as many again for themselves."""
+TRAFFIC_S = 1.0
+"""How often is told what each client is sent; less often where that is more than `TRAFFIC_ROWS` a second."""
+TRAFFIC_ROWS = 50
 PUBLISH_PER_S = 100.0
 PUBLISH_BURST = 200.0
 """Values of one client's own: each takes a place in the bus's ring, which all share."""
@@ -43,9 +49,18 @@ class Allowance:
         self.left -= 1
         return True
 
+    @property
+    def wait_s(self) -> float:
+        """How long until there is one."""
+        return max(0.0, (1 - self.left) / self.per_s)
+
 
 def _publishing() -> Allowance:
     return Allowance(PUBLISH_PER_S, PUBLISH_BURST)
+
+
+def _commands() -> Allowance:
+    return Allowance(COMMANDS_PER_S, COMMANDS_BURST)
 
 
 @dataclass(slots=True, eq=False)
@@ -62,7 +77,19 @@ class Client:
     """Why its last connection was cut; told once, in the next `hello`."""
     connections: int = 0
     left_t: float = 0.0
+    cuts: int = 0
+    """How often a connection of its was cut."""
+    commands: Allowance = field(default_factory=_commands)
+    urgent_commands: Allowance = field(default_factory=_commands)
     publishing: Allowance = field(default_factory=_publishing)
+    sent_bytes: int = 0
+    sent_events: int = 0
+    merged: int = 0
+    """Events that came joined with a later one, or replaced by one."""
+    backlogs: list[Callable[[], tuple[int, int]]] = field(default_factory=list)
+    """For each connection: bytes that wait for the client, and how many events it is behind."""
+    told: tuple[int, int] = (0, 0)
+    """`sent_bytes` and `sent_events` when its traffic was last told."""
     _own_order: deque[str] = field(default_factory=deque)
 
     def add_own(self, generation_id: str) -> None:
@@ -81,6 +108,10 @@ class Clients:
         self._publish = publish
         self._clock = clock
         self._by_key: dict[str, Client] = {}
+        self._connected: dict[str, Client] = {}
+        self._told_t = clock()
+        self._quiet = True
+        """Nothing was to be told the last time."""
 
     def connect(self, name: str, origin: Origin, key: str | None = None) -> Client:
         """A client for a new connection; the same one again where `key` is remembered."""
@@ -95,6 +126,7 @@ class Clients:
             client.name = name
         client.connections += 1
         if client.connections == 1:
+            self._connected[client.client_id] = client
             self._publish(ClientConnected(client_id=client.client_id, name=client.name, origin=client.origin))
         return client
 
@@ -104,7 +136,19 @@ class Clients:
         if client.connections > 0:
             return
         client.left_t = self._clock()
+        del self._connected[client.client_id]
         self._publish(ClientDisconnected(client_id=client.client_id, name=client.name, reason=reason))
+
+    def tell_traffic(self, now: float) -> None:
+        """Publish `metrics.clients` if it is time and there is traffic, or was the last time."""
+        passed = now - self._told_t
+        if passed < max(TRAFFIC_S, len(self._connected) / TRAFFIC_ROWS):
+            return
+        self._told_t = now
+        rows = [row for client in self._connected.values() if (row := _traffic(client, passed)) is not None]
+        if rows or not self._quiet:
+            self._publish(ClientMetrics(clients=rows))
+        self._quiet = not rows
 
     def _forget(self) -> None:
         now = self._clock()
@@ -114,6 +158,25 @@ class Clients:
         for place, client in enumerate(gone):
             if (place < excess or now - client.left_t > REMEMBER_S) and client.key is not None:
                 del self._by_key[client.key]
+
+
+def _traffic(client: Client, passed_s: float) -> ClientTraffic | None:
+    """What the client was sent since it was last told; None where that is nothing and nothing waits."""
+    waiting = [backlog() for backlog in client.backlogs]
+    backlog_bytes = sum(n_bytes for n_bytes, _ in waiting)
+    n_bytes, n_events = client.sent_bytes - client.told[0], client.sent_events - client.told[1]
+    client.told = client.sent_bytes, client.sent_events
+    if not (n_bytes or backlog_bytes):
+        return None
+    return ClientTraffic(
+        client_id=client.client_id,
+        bytes_per_s=round(n_bytes / passed_s, 1),
+        events_per_s=round(n_events / passed_s, 1),
+        backlog_bytes=backlog_bytes,
+        behind=max((events for _, events in waiting), default=0),
+        merged=client.merged,
+        cuts=client.cuts,
+    )
 
 
 def clean_name(name: str) -> str:

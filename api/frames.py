@@ -70,6 +70,13 @@ class ClientState(Value):
     client_id: str
     name: str
     origin: Origin
+    bytes_per_s: float
+    """This and what follows: as the last `metrics.clients` told."""
+    events_per_s: float
+    backlog_bytes: int
+    behind: int
+    merged: int
+    cuts: int
 
 
 class LatestMetrics(Value):

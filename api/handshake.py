@@ -32,6 +32,16 @@ class Door(Protocol):
     def lost(self, connection: Connection) -> None: ...
 
 
+class Watcher(Protocol):
+    """Whoever writes to a connection and watches over it."""
+
+    def heard(self) -> None:
+        """Something came, and the library may have answered: pings."""
+
+    def room(self) -> None:
+        """What was written has mostly left."""
+
+
 class Connection(ServerConnection):
     """A connection that looks at its first request's head before it becomes one or the other.
 
@@ -40,6 +50,7 @@ class Connection(ServerConnection):
     """
 
     live: Door
+    watcher: Watcher | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -60,9 +71,16 @@ class Connection(ServerConnection):
         if self._head is None:
             super().eof_received()
 
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.watcher is not None:
+            self.watcher.room()
+
     def data_received(self, data: bytes) -> None:
         if self._head is None:
             super().data_received(data)
+            if self.watcher is not None:
+                self.watcher.heard()
             return
         start = max(0, len(self._head) - len(_HEAD_END))
         self._head += data

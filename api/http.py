@@ -108,6 +108,16 @@ class Exchange:
         reason = self._connection.end_reason
         return None if reason == "closed" else reason
 
+    @property
+    def written(self) -> int:
+        """Bytes written on the connection so far."""
+        return self._connection.written
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that the client hasn't taken, or that haven't been written yet."""
+        return self._connection.transport.get_write_buffer_size() + self.backlog()
+
     async def send(self, answer: Answer) -> None:
         """Write a whole answer."""
         self.started = True
@@ -158,7 +168,7 @@ class HttpConnection(asyncio.Protocol):
         self._lingering = False
         self._room = asyncio.Event()
         self._room.set()
-        self._written = 0
+        self.written = 0
         self._moved = 0
         self._moved_t = time.monotonic()
         self.end_reason = "closed"
@@ -317,7 +327,7 @@ class HttpConnection(asyncio.Protocol):
             raise ConnectionResetError("the client is gone")
         data = self._http.send(event)
         if data:
-            self._written += len(data)
+            self.written += len(data)
             self.transport.write(data)
 
     async def drain(self) -> None:
@@ -380,7 +390,7 @@ class HttpConnection(asyncio.Protocol):
     def check(self, now: float) -> None:
         """Cut the connection if it doesn't take what is sent; called about twice a second."""
         buffered = self.transport.get_write_buffer_size()
-        moved = self._written - buffered
+        moved = self.written - buffered
         if moved > self._moved or not buffered:
             self._moved_t = now
         self._moved = moved

@@ -31,6 +31,7 @@ WHOLE: tuple[type[BaseModel], ...] = (
     types.PrefixBreak,
     types.ModelInfo,
     events.GpuMetrics,
+    events.ClientTraffic,
     ErrorInfo,
     frames.Estimated,
     Use,

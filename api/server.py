@@ -25,6 +25,7 @@ from api.clients import Clients
 from api.guard import Guard, Refusal, Visitor
 from api.handshake import Connection, as_response
 from api.http import HttpConnection, error_answer
+from api.pump import Pump
 from api.routes import Routes
 from api.service import Service
 from api.session import Session
@@ -59,6 +60,9 @@ class LiveServer:
         self.bus = bus
         self.state = state
         self.service = service
+        self.pump = Pump()
+        """Writes to the sessions."""
+        bus.add_fold(self.pump.hurry)
         self._clients = clients
         self._about = about
         self._run_id = run_id
@@ -101,6 +105,7 @@ class LiveServer:
             return
         if self._sweep is not None:
             self._sweep.cancel()
+        self.pump.flush()
         self._server.close()
         for session in tuple(self._sessions):
             if session.stuck:
@@ -117,6 +122,7 @@ class LiveServer:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(GOODBYE_S):
                 await self._server.wait_closed()
+        self.pump.close()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a command in a task of its own, which outlives its connection."""
@@ -171,11 +177,13 @@ class LiveServer:
             logger.info("a connection was refused: %d %s", verdict.status, verdict.message)
             return as_response(error_answer(verdict.status, verdict.message))
         self._admitted[connection] = verdict
+        connection.ping_interval = None  # a session has a keepalive of its own
         return None
 
     # ---- sessions
 
     async def _handle(self, connection: ServerConnection) -> None:
+        assert isinstance(connection, Connection)
         visitor = self._admitted[connection]
         client = self._clients.connect(visitor.name, "live", visitor.key)
         session = Session(self, connection, client)
@@ -207,6 +215,7 @@ class LiveServer:
         now = time.monotonic()
         for session in tuple(self._sessions):
             session.check(now)
+        self._clients.tell_traffic(now)
         exchanges = [connection for connection in self._open if isinstance(connection, HttpConnection)]
         for connection in exchanges:
             connection.check(now)

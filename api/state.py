@@ -14,6 +14,8 @@ from engine.events import (
     BaseEvent,
     ClientConnected,
     ClientDisconnected,
+    ClientMetrics,
+    ClientTraffic,
     EngineExited,
     EngineRestarting,
     EngineStarted,
@@ -43,6 +45,9 @@ from engine.types import ModelInfo, SamplingParams, Timings, Token, ToolCall, Us
 
 MAX_FINISHED = 10_000
 """Ids of finished generations that are remembered, so that a late cancel gets `finished`."""
+_NO_TRAFFIC = ClientTraffic(
+    client_id="", bytes_per_s=0, events_per_s=0, backlog_bytes=0, behind=0, merged=0, cuts=0
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -140,6 +145,7 @@ class State:
         self.generations: dict[str, Generation] = {}
         self.finished: OrderedDict[str, None] = OrderedDict()
         self._clients: dict[str, ClientConnected] = {}
+        self._traffic: dict[str, ClientTraffic] = {}
         self._step: StepMetrics | None = None
         self._system: SystemMetrics | None = None
         self._folds: dict[type[BaseEvent], Callable[[Any], None]] = {
@@ -166,6 +172,7 @@ class State:
             EngineRestarting: self._engine_restarting,
             StepMetrics: self._step_metrics,
             SystemMetrics: self._system_metrics,
+            ClientMetrics: self._client_metrics,
             ClientConnected: self._client_connected,
             ClientDisconnected: self._client_disconnected,
         }
@@ -190,7 +197,9 @@ class State:
             ),
             "generations": [generation.public() for generation in self.generations.values()],
             "clients": [
-                client.model_dump(mode="json", exclude={"type", "t"}) for client in self._clients.values()
+                client.model_dump(mode="json", exclude={"type", "t"})
+                | self._traffic.get(client.client_id, _NO_TRAFFIC).model_dump(exclude={"client_id"})
+                for client in self._clients.values()
             ],
             "metrics": {
                 "step": self._step.model_dump(mode="json") if self._step else None,
@@ -305,8 +314,16 @@ class State:
     def _system_metrics(self, event: SystemMetrics) -> None:
         self._system = event
 
+    def _client_metrics(self, event: ClientMetrics) -> None:
+        """Those that aren't in it are idle; their totals stay."""
+        idle = {"bytes_per_s": 0.0, "events_per_s": 0.0, "backlog_bytes": 0, "behind": 0}
+        traffic = {key: was.model_copy(update=idle) for key, was in self._traffic.items()}
+        traffic |= {row.client_id: row for row in event.clients}
+        self._traffic = {key: row for key, row in traffic.items() if key in self._clients}
+
     def _client_connected(self, event: ClientConnected) -> None:
         self._clients[event.client_id] = event
 
     def _client_disconnected(self, event: ClientDisconnected) -> None:
         self._clients.pop(event.client_id, None)
+        self._traffic.pop(event.client_id, None)

@@ -274,6 +274,31 @@ class SystemMetrics(BaseEvent):
     gpus: list[GpuMetrics]
 
 
+class ClientTraffic(BaseModel):
+    """What one client is sent, and how far behind it is."""
+
+    model_config = ConfigDict(frozen=True)
+
+    client_id: str
+    bytes_per_s: float
+    events_per_s: float
+    backlog_bytes: int
+    """What waits for it."""
+    behind: int
+    """Events published since the last one that it was given."""
+    merged: int
+    """Events so far that it got joined with a later one, or replaced by one."""
+    cuts: int
+    """How often it was cut because it didn't read."""
+
+
+class ClientMetrics(BaseEvent):
+    """Traffic of the clients that were sent something; to the others goes nothing, and nothing waits."""
+
+    type: Literal["metrics.clients"] = "metrics.clients"
+    clients: list[ClientTraffic]
+
+
 class CustomMetric(BaseEvent):
     """A client's own series on everybody's time axis."""
 
@@ -362,6 +387,7 @@ Event = Annotated[
     | EngineRestarting
     | StepMetrics
     | SystemMetrics
+    | ClientMetrics
     | CustomMetric
     | ClientConnected
     | ClientDisconnected

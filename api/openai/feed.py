@@ -33,6 +33,7 @@ class Feed:
     """What the generations of a request say."""
 
     def __init__(self, bus: EventBus, client: Client, exchange: Exchange) -> None:
+        self._client = client
         self._exchange = exchange
         self._wake = asyncio.Event()
         self._subscription = bus.subscribe(client.own, self._wake.set)
@@ -40,6 +41,10 @@ class Feed:
         """Number of the choice by generation id."""
         self.unfinished: set[str] = set()
         exchange.backlog = lambda: self._subscription.backlog_bytes
+        client.backlogs.append(self._backlog)
+
+    def _backlog(self) -> tuple[int, int]:
+        return self._exchange.waiting, self._subscription.behind if self._subscription.pending else 0
 
     @property
     def first_id(self) -> str:
@@ -59,7 +64,10 @@ class Feed:
                     self._exchange.cut()
                     raise ConnectionAbortedError("the client reads too slowly")
                 batch: Batch = []
-                for envelope in self._subscription.drain(PORTION_BYTES):
+                portion = self._subscription.take(PORTION_BYTES)
+                self._client.sent_events += len(portion.envelopes)
+                self._client.merged += portion.n_events - len(portion.envelopes)
+                for envelope in portion.envelopes:
                     event = envelope.event
                     if not isinstance(event, GenerationEvent) or event.generation_id not in self.choices:
                         continue
@@ -67,11 +75,14 @@ class Feed:
                     if isinstance(event, GenerationFinished):
                         self.unfinished.discard(event.generation_id)
                 if batch:
+                    written = self._exchange.written
                     yield batch
+                    self._client.sent_bytes += self._exchange.written - written
                 else:
                     await asyncio.sleep(0)
 
     def close(self) -> None:
+        self._client.backlogs.remove(self._backlog)
         self._subscription.close()
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from PySide6.QtCore import QRectF, QSize, Qt
-from PySide6.QtGui import QColor, QFontMetrics, QPainter, QPaintEvent
-from PySide6.QtWidgets import QSizePolicy, QWidget
+from PySide6.QtCore import QEvent, QRectF, QSize, Qt
+from PySide6.QtGui import QColor, QFontMetrics, QHelpEvent, QPainter, QPaintEvent
+from PySide6.QtWidgets import QSizePolicy, QToolTip, QWidget
 
 from api.bus import Envelope
 from desktop.theme import SMALL, TEXT, Theme, ui_font
@@ -17,6 +17,7 @@ from engine.events import (
     ClientConnected,
     ClientDisconnected,
     ClientLagging,
+    ClientMetrics,
     GenerationFinished,
     GenerationQueued,
     GenerationStarted,
@@ -25,6 +26,10 @@ from engine.events import (
 _ROW = 24
 _HEADING = 24
 _MOST_ROWS = 6
+_SHOWN_RATE = 50.0
+"""Bytes per second below which nothing is said."""
+_LAGGING_BYTES = 1 << 16
+"""What waits without being worth a word."""
 
 
 @dataclass(slots=True)
@@ -35,7 +40,14 @@ class Row:
     waiting: int = 0
     running: int = 0
     lagging: int = 0
+    """Bytes that wait for it, since `client.lagging` said so."""
     cut: bool = False
+    rate: float = 0.0
+    """Bytes per second."""
+    events_rate: float = 0.0
+    behind: int = 0
+    merged: int = 0
+    cuts: int = 0
 
     @property
     def words(self) -> str:
@@ -43,11 +55,38 @@ class Row:
             return "cut, did not read"
         if self.lagging:
             return f"{self.lagging / 1e3:,.0f} kB behind"
+        words = []
         if self.running:
-            return f"{self.running} running"
-        if self.waiting:
-            return f"{self.waiting} waiting"
-        return ""
+            words.append(f"{self.running} running")
+        elif self.waiting:
+            words.append(f"{self.waiting} waiting")
+        if self.rate >= _SHOWN_RATE:
+            words.append(f"{self.rate / 1e3:,.1f} kB/s")
+        return " · ".join(words)
+
+    @property
+    def details(self) -> str:
+        """All figures, for whoever points at the row."""
+        lines = [f"{self.rate / 1e3:,.1f} kB/s, {self.events_rate:,.0f} events/s"]
+        if self.lagging or self.behind:
+            lines.append(f"{self.behind:,} events behind")
+        if self.merged:
+            lines.append(f"{self.merged:,} events merged into others")
+        if self.cuts:
+            times = "once" if self.cuts == 1 else f"{self.cuts} times"
+            lines.append(f"cut {times}, did not read")
+        return "\n".join(lines)
+
+    def show_traffic(self, traffic: Mapping[str, Any]) -> None:
+        """Take a row of `metrics.clients`, or of a snapshot's clients."""
+        self.rate, self.events_rate = traffic["bytes_per_s"], traffic["events_per_s"]
+        self.behind, self.merged, self.cuts = traffic["behind"], traffic["merged"], traffic["cuts"]
+        self.lagging = traffic["backlog_bytes"] if traffic["backlog_bytes"] >= _LAGGING_BYTES else 0
+
+    def show_idle(self) -> None:
+        """Nothing goes to it, and nothing waits."""
+        self.rate = self.events_rate = 0.0
+        self.lagging = self.behind = 0
 
     @property
     def colour(self) -> str:
@@ -83,11 +122,14 @@ class ClientList(QWidget):
     def _words(self, key: str, row: Row) -> str:
         return row.words or (self._own_words if key == self._own else "connected")
 
-    def restore(self, clients: Iterable[Mapping[str, Any]], generations: Iterable[Mapping[str, Any]]) -> None:
+    def restore(self, clients: Sequence[Mapping[str, Any]], generations: Iterable[Mapping[str, Any]]) -> None:
         """Begin with a snapshot's clients and generations."""
         self._rows = {
             str(client["client_id"]): Row(str(client.get("name") or "client")) for client in clients
         }
+        for client in clients:
+            if "bytes_per_s" in client:
+                self._rows[str(client["client_id"])].show_traffic(client)
         self._owner.clear()
         for generation in generations:
             key = str(generation.get("client_id", ""))
@@ -135,6 +177,13 @@ class ClientList(QWidget):
                     self._rows.pop(event.client_id, None)
             case ClientLagging() if event.client_id in self._rows:
                 self._rows[event.client_id].lagging = event.backlog_bytes
+            case ClientMetrics():
+                told = {traffic.client_id: traffic.model_dump() for traffic in event.clients}
+                for key, row in self._rows.items():
+                    if key in told:
+                        row.show_traffic(told[key])
+                    else:
+                        row.show_idle()
             case GenerationQueued() if event.client_id in self._rows:
                 self._owner[event.generation_id] = (event.client_id, False)
                 self._rows[event.client_id].waiting += 1
@@ -154,6 +203,22 @@ class ClientList(QWidget):
             case _:
                 return False
         return True
+
+    def event(self, event: QEvent) -> bool:
+        """Show a row's figures to whoever points at it."""
+        if isinstance(event, QHelpEvent):
+            place = (event.pos().y() - _HEADING) // _ROW
+            details = self.details(place)
+            QToolTip.showText(event.globalPos(), details, self) if details else QToolTip.hideText()
+            return True
+        return super().event(event)
+
+    def details(self, place: int) -> str:
+        """The figures of a row, by its place from the top; empty where there are none."""
+        shown = list(self._rows.items())[: self._shown()]
+        if not 0 <= place < len(shown) or shown[place][0] == self._own:
+            return ""
+        return shown[place][1].details
 
     def _resized(self) -> None:
         self.updateGeometry()

@@ -329,6 +329,56 @@ def test_a_reader_that_waits_for_nothing_stays_in_the_ring() -> None:
     assert [e.seq for e in reader.drain()] == [101]
 
 
+def test_large_events_shorten_the_ring() -> None:
+    bus = EventBus(ring_size=100, n_objects=4, max_bytes=10_000)
+    bus.publish_all([log() for _ in range(50)])
+    assert bus.oldest_seq == 1
+    bus.publish_all([log("x" * 3000) for _ in range(3)])
+    assert 1 < bus.oldest_seq < 51
+    kept = list(bus.between(0, bus.seq))
+    assert [envelope.seq for envelope in kept] == list(range(bus.oldest_seq, 54))
+    bus.publish(log("x" * 50_000))  # the last one is kept however large
+    assert bus.oldest_seq == bus.seq == 54
+    bus.publish_all([log() for _ in range(10)])
+    assert bus.oldest_seq == 55
+    assert sum(kept is not None for kept in bus._ring) == 10
+    bus.publish_all([log() for _ in range(200)])
+    assert bus._bytes == sum(
+        len(kept) if isinstance(kept, bytes) else kept.size for kept in bus._ring if kept
+    )
+    assert bus._bytes < 10_000
+
+
+def test_readers_at_the_same_place_share_a_portion() -> None:
+    bus = EventBus()
+    first, second, other = subscribe(bus, "*"), subscribe(bus, "*"), subscribe(bus, "generation.*")
+    late = subscribe(bus, "*", own=["g"])
+    bus.publish_all([delta("g", 0), log(), delta("g", 1), delta("g", 2)])
+    portion = first.take()
+    assert (portion.n_events, len(portion.envelopes), first.merged) == (4, 3, 1)
+    assert second.take() is portion
+    assert (second.read_up_to, second.last_seq, second.merged, second.backlog_bytes) == (4, 4, 1, 0)
+    assert other.take() is not portion
+    assert late.take() is portion  # it gets all of them, whose generation it ever is
+    bus.publish(delta("g", 3))
+    assert first.take() is second.take() is not portion
+
+
+def test_a_portion_is_shared_only_with_those_who_get_the_same() -> None:
+    bus = EventBus()
+    plain, owner = bus.subscribe(set(), lambda: None), bus.subscribe({"g"}, lambda: None)
+    plain.select(["log"])
+    owner.select(["log"])
+    bus.publish_all([delta("g", 0), log()])
+    assert [e.seq for e in plain.drain()] == [2]
+    assert [e.seq for e in owner.drain()] == [1, 2]
+    small = subscribe(bus, "log")
+    large = subscribe(bus, "log")
+    bus.publish_all([log("x" * 500) for _ in range(10)])
+    assert len(large.drain()) == 10
+    assert len(small.drain(max_bytes=1000)) == 2
+
+
 def test_a_reset_reader_is_called_again() -> None:
     bus = EventBus()
     calls: list[int] = []
@@ -390,6 +440,7 @@ operations = st.lists(
     st.one_of(
         st.tuples(st.just("publish"), event_kinds, st.sampled_from(GENERATIONS)),
         st.tuples(st.just("drain"), st.integers(1, 3000), st.booleans()),
+        st.tuples(st.just("drain all"), st.integers(1, 3000), st.booleans()),
         st.tuples(st.just("reconnect"), st.booleans(), st.just(None)),
     ),
     max_size=80,
@@ -438,7 +489,7 @@ def wanted(event: BaseEvent, choice: Any) -> bool:
 
 
 def latest_wins(event: BaseEvent) -> bool:
-    return event.type in ("metrics.step", "metrics.system")
+    return event.type in ("metrics.step", "metrics.system", "metrics.clients")
 
 
 class Reader:
@@ -545,15 +596,23 @@ class Reader:
     ring=st.integers(1, 40),
     objects=st.integers(0, 40),
     choices=st.lists(choices, min_size=1, max_size=3),
+    alike=st.integers(1, 3),
+    max_bytes=st.sampled_from((1 << 20, 1 << 20, 3000, 1)),
     operations=operations,
 )
 def test_any_reader_gets_everything_once_and_in_order(
-    ring: int, objects: int, choices: list[Any], operations: list[tuple[str, Any, Any]]
+    ring: int,
+    objects: int,
+    choices: list[Any],
+    alike: int,
+    max_bytes: int,
+    operations: list[tuple[str, Any, Any]],
 ) -> None:
-    bus = EventBus(ring, objects)
+    """Readers that want the same share portions where they stand at the same place."""
+    bus = EventBus(ring, objects, max_bytes)
     history: list[Event] = []
     writer = Writer()
-    readers = [Reader(bus, choice, history) for choice in choices]
+    readers = [Reader(bus, choice, history) for choice in choices * alike]
     for number, (what, first, second) in enumerate(operations):
         reader = readers[number % len(readers)]
         if what == "publish":
@@ -562,6 +621,9 @@ def test_any_reader_gets_everything_once_and_in_order(
             bus.publish(event)
         elif what == "drain":
             reader.drain(first, second)
+        elif what == "drain all":
+            for each in readers:
+                each.drain(first, second)
         else:
             reader.reconnect(first)
     for reader in readers:

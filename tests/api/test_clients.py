@@ -1,5 +1,17 @@
-from api.clients import MAX_OWN, MAX_REMEMBERED, REMEMBER_S, Clients, clean_name
-from engine.events import ClientConnected, ClientDisconnected, Event
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from api.clients import (
+    MAX_OWN,
+    MAX_REMEMBERED,
+    REMEMBER_S,
+    TRAFFIC_ROWS,
+    TRAFFIC_S,
+    Allowance,
+    Clients,
+    clean_name,
+)
+from engine.events import ClientConnected, ClientDisconnected, ClientMetrics, Event
 
 
 class Clock:
@@ -68,6 +80,66 @@ def test_two_connections_of_one_key_are_one_client() -> None:
     assert len(events) == 1
     clients.disconnect(second, "closed")
     assert len(events) == 2
+
+
+def test_traffic_is_told_while_there_is_some() -> None:
+    clients, events, clock = make()
+    follower, idle = clients.connect("a", "live"), clients.connect("b", "live")
+    waiting = [(5000, 7)]
+    follower.backlogs.append(lambda: waiting[0])
+    events.clear()
+
+    def told(after_s: float) -> list[ClientMetrics]:
+        clock.now += after_s
+        clients.tell_traffic(clock.now)
+        metrics = [event for event in events if isinstance(event, ClientMetrics)]
+        events.clear()
+        return metrics
+
+    follower.sent_bytes, follower.sent_events, follower.merged = 4000, 20, 3
+    assert told(TRAFFIC_S / 2) == []  # not yet
+    (event,) = told(TRAFFIC_S * 1.5)
+    (row,) = event.clients
+    assert row.client_id == follower.client_id != idle.client_id
+    assert (row.bytes_per_s, row.events_per_s) == (4000 / (2 * TRAFFIC_S), 20 / (2 * TRAFFIC_S))
+    assert (row.backlog_bytes, row.behind, row.merged, row.cuts) == (5000, 7, 3, 0)
+    (event,) = told(TRAFFIC_S)  # what waits is told, too
+    assert event.clients[0].bytes_per_s == 0
+    waiting[0] = (0, 0)
+    (event,) = told(TRAFFIC_S)  # the end is told once
+    assert event.clients == []
+    assert told(TRAFFIC_S) == []
+
+
+def test_traffic_of_many_clients_is_told_less_often() -> None:
+    clients, events, clock = make()
+    for number in range(3 * TRAFFIC_ROWS):
+        clients.connect(f"{number}", "live").sent_bytes = 1
+    for _ in range(65):
+        clock.now += TRAFFIC_S / 10
+        clients.tell_traffic(clock.now)
+    told = [event for event in events if isinstance(event, ClientMetrics)]
+    assert [len(event.clients) for event in told] == [3 * TRAFFIC_ROWS, 0]
+
+
+@settings(max_examples=200)
+@given(st.floats(1, 1000), st.integers(1, 1000), st.lists(st.floats(0, 10), max_size=200))
+def test_an_allowance_lets_through_no_more_than_it_says(
+    per_s: float, burst: int, pauses: list[float]
+) -> None:
+    allowance = Allowance(per_s, burst)
+    now, taken = 0.0, 0
+    for pause in pauses:
+        now += pause
+        if allowance.take(now):
+            taken += 1
+        else:
+            assert allowance.wait_s > 0
+            assert not allowance.take(now)
+            now += allowance.wait_s + 1e-6
+            assert allowance.take(now)
+            taken += 1
+        assert taken <= burst + now * per_s + 1
 
 
 def test_memory_is_bounded() -> None:

@@ -96,6 +96,7 @@ def test_every_value_and_its_fields() -> None:
     ticked(line("estimate"), [*Estimate.model_fields, *Use.model_fields])
     ticked(line("error"), list(ErrorInfo.model_fields))
     ticked(row("metrics.system", "## Events"), list(events.GpuMetrics.model_fields))
+    ticked(row("metrics.clients", "## Events"), list(events.ClientTraffic.model_fields))
     ticked(row("generation.tool_call", "## Events"), list(ToolCall.model_fields))
     ticked(row("generation.queued", "## Events"), get_args(Origin))
     ticked(row("generation.finished", "## Events"), get_args(FinishReason))

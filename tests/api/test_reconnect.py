@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
-from api.bus import Envelope
+from api.bus import RING_SIZE, Envelope
 from api.client import ConnectionLostError, Generation, LiveClient, opening
 from api.core import Core
 from engine.errors import TokenglassError
@@ -25,6 +25,8 @@ SOAK = "TOKENGLASS_SOAK" in os.environ
 CUTS = 1000 if SOAK else 40
 EVENTS = 1_000_000 if SOAK else 100_000
 LOG_BYTES = 110
+REPLACED = ("metrics.step", "metrics.system", "metrics.clients")
+"""These may be replaced by later ones."""
 
 
 class Ledger:
@@ -38,20 +40,30 @@ class Ledger:
         """How many of `published` the client has got."""
         self.frames = self.merged = 0
         self.last_seq = 0
+        self.resets: list[str] = []
+        self.skipped = 0
+        """Events that a snapshot stood for."""
         core.bus.add_fold(self._publish)
 
     def _publish(self, envelope: Envelope) -> None:
-        if envelope.event.type not in (
-            "metrics.step",
-            "metrics.system",
-        ):  # these may be replaced by later ones
+        if envelope.event.type not in REPLACED:
             self.published.append(envelope)
 
     def take(self, frame: Frame) -> None:
-        """A frame must be the next event, or the next ones merged."""
+        """A frame must be the next event, or the next ones merged; a snapshot stands for all before it."""
+        if frame["type"] == "reset":
+            self.resets.append(frame["reason"])
+            return
+        if frame["type"] == "snapshot":
+            assert self.resets
+            while self.place < len(self.published) and self.published[self.place].seq <= frame["seq"]:
+                self.place += 1
+                self.skipped += 1
+            self.last_seq = frame["seq"]
+            return
         assert frame["seq"] > self.last_seq, "twice, or out of order"
         self.last_seq = frame["seq"]
-        if frame["type"] in ("metrics.step", "metrics.system"):
+        if frame["type"] in REPLACED:
             return
         self.frames += 1
         events = []
@@ -128,6 +140,21 @@ async def kill_worker(core: Core) -> None:
     await eventually(lambda: core.state.pid not in (None, pid) and core.state.engine == "ready", 60)
 
 
+async def overrun(core: Core, client: LiveClient, cuts: Proxy, ledger: Ledger) -> None:
+    """While the client is away more happens than the ring holds: told once, and then it goes on."""
+    await eventually(lambda: ledger.complete, 60)
+    made, left = cuts.made, cuts.cuts
+    cuts.cuts = 0
+    cuts.cut_all()
+    for number in range(RING_SIZE + 100):
+        core.bus.publish(LogLine(level="info", message=f"unseen {number}"))
+    await eventually(lambda: ledger.resets != [] and ledger.complete, 60)
+    cuts.made, cuts.cuts = made, left
+    assert ledger.resets == ["too_old"]
+    assert ledger.skipped > RING_SIZE
+    assert client.lost is None
+
+
 async def use_up(cuts: Proxy, core: Core) -> None:
     """Events until the last cut was made, and one more, so that all that came before is seen to arrive."""
     while cuts.cuts:
@@ -138,7 +165,7 @@ async def use_up(cuts: Proxy, core: Core) -> None:
 
 @pytest.mark.timeout(3000 if SOAK else 300)
 def test_cut_at_random_points(tmp_path: Path) -> None:
-    """Nothing missing, nothing twice, and no command done twice, over many cuts and a worker's death."""
+    """Nothing missing, nothing twice, no command done twice: over many cuts, a worker's death, an overrun."""
 
     async def body() -> None:
         mean = EVENTS * LOG_BYTES // CUTS
@@ -150,14 +177,20 @@ def test_cut_at_random_points(tmp_path: Path) -> None:
                 ended = asyncio.Event()
                 asked: dict[str, str] = {}
                 following = asyncio.create_task(follow(client, ledger))
-                askers = [asyncio.create_task(ask(client, asked, ended)) for _ in range(1)]
+                asking = asyncio.create_task(ask(client, asked, ended))
                 cuts.cuts = CUTS
                 await chatter(core, client, EVENTS // 2)
                 await kill_worker(core)
-                await chatter(core, client, EVENTS // 2)
+                await chatter(core, client, EVENTS // 4)
+                ended.set()
+                await asking
+                await overrun(core, client, cuts, ledger)
+                ended.clear()
+                asking = asyncio.create_task(ask(client, asked, ended))
+                await chatter(core, client, EVENTS // 4)
                 await use_up(cuts, core)
                 ended.set()
-                await asyncio.gather(*askers)
+                await asking
                 await eventually(lambda: ledger.complete or following.done(), 60)
                 if following.done():
                     following.result()
@@ -174,7 +207,8 @@ def test_cut_at_random_points(tmp_path: Path) -> None:
             lost = sum(end == "lost" for end in asked.values())
             print(
                 f"\n{CUTS} cuts, {cuts.connections} connections, {len(ledger.published)} events in "
-                f"{ledger.frames} frames ({ledger.merged} merged): 0 gaps, 0 doubles; {len(asked)} "
+                f"{ledger.frames} frames ({ledger.merged} merged, {ledger.skipped} in the snapshot after the "
+                f"overrun): 0 gaps, 0 doubles; {len(asked)} "
                 f"generations asked for, {lost} replies lost; {time.monotonic() - began:.0f} s"
             )
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from api import protocol, session
+from api import outbox, protocol
 from api.core import Core
+from api.session import Session
 from tests.api.harness import (
     SLOW,
     TOKEN,
@@ -97,7 +98,7 @@ def test_a_client_that_never_reads_is_cut(tmp_path: Path, mutes: list[Mute]) -> 
 def test_a_client_that_takes_nothing_for_five_seconds_is_cut(
     tmp_path: Path, mutes: list[Mute], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "STALL_S", 1.0)
+    monkeypatch.setattr(outbox, "STALL_S", 1.0)
 
     async def test() -> None:
         async with app(tmp_path) as core, client(core) as wire:
@@ -188,9 +189,11 @@ def test_choices_count_as_unanswered_commands(tmp_path: Path) -> None:
             await wire.connection.send('{"id":"big","type":"subscribe","since":0}')
             wire.connection.transport.pause_reading()
             ids = [await wire.send("subscribe" if n % 2 else "unsubscribe") for n in range(100)]
+            assert core._server is not None
             session = next(iter(core._server._sessions))
+            assert isinstance(session, Session)
             await eventually(lambda: session._unanswered == protocol.MAX_UNANSWERED)
-            assert len(session._selections) <= protocol.MAX_UNANSWERED
+            assert len(session._outbox._choices) <= protocol.MAX_UNANSWERED
             wire.connection.transport.resume_reading()
             replies = [await wire.reply(command_id) for command_id in ids]
             refused = [reply["error"]["code"] for reply in replies if not reply["ok"]]

@@ -6,6 +6,8 @@ from engine.errors import ErrorInfo
 from engine.events import (
     ClientConnected,
     ClientDisconnected,
+    ClientMetrics,
+    ClientTraffic,
     EngineExited,
     EngineRestarting,
     EngineStarted,
@@ -230,6 +232,13 @@ def test_clients_and_metrics() -> None:
     snapshot = state.snapshot()
     assert snapshot["metrics"]["step"]["batch_size"] == 2
     assert snapshot["metrics"]["system"]["ram_total"] == 2
-    assert snapshot["clients"] == [{"client_id": "c", "name": "n", "origin": "live"}]
+    (row,) = snapshot["clients"]
+    quiet = {"bytes_per_s": 0, "events_per_s": 0, "backlog_bytes": 0, "behind": 0, "merged": 0, "cuts": 0}
+    assert row == {"client_id": "c", "name": "n", "origin": "live"} | quiet
+    told = {"bytes_per_s": 9.0, "events_per_s": 2.0, "backlog_bytes": 5, "behind": 4, "merged": 3, "cuts": 1}
+    bus.publish(ClientMetrics(clients=[ClientTraffic(client_id="c", **told)]))
+    assert state.snapshot()["clients"] == [row | told]
+    bus.publish(ClientMetrics(clients=[]))
+    assert state.snapshot()["clients"] == [row | {"merged": 3, "cuts": 1}]
     bus.publish(ClientDisconnected(client_id="c", name="n", reason="closed"))
     assert state.snapshot()["clients"] == []

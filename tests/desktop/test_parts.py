@@ -35,6 +35,9 @@ from engine.errors import ErrorInfo
 from engine.events import (
     ClientConnected,
     ClientDisconnected,
+    ClientLagging,
+    ClientMetrics,
+    ClientTraffic,
     EngineExited,
     EngineStarted,
     Event,
@@ -310,6 +313,30 @@ def test_the_client_list_tells_who_does_what(qapp: QApplication) -> None:
     assert clients.count == 1
     clients.feed(ClientConnected(client_id="b", name="other", origin="live"))
     assert [name for name, _ in clients.lines()] == ["this window", "other"]
+    clients.deleteLater()
+
+
+def test_the_client_list_shows_traffic_and_lag(qapp: QApplication) -> None:
+    clients = ClientList(theme.current())
+    row = {"client_id": "a", "name": "log.py", "events_per_s": 40.0, "merged": 1200, "cuts": 2}
+    clients.restore([row | {"bytes_per_s": 8200.0, "backlog_bytes": 10, "behind": 0}], ())
+    clients.set_own("me")
+    assert dict(clients.lines())["log.py"] == "8.2 kB/s"
+    assert clients.details(0).split("\n") == [
+        "8.2 kB/s, 40 events/s",
+        "1,200 events merged into others",
+        "cut 2 times, did not read",
+    ]
+    assert clients.details(1) == clients.details(2) == clients.details(-1) == ""
+    traffic = {key: value for key, value in row.items() if key != "name"}
+    behind = ClientTraffic(**traffic, bytes_per_s=100.0, backlog_bytes=300_000, behind=4_000)
+    assert clients.feed(ClientMetrics(clients=[behind]))
+    assert dict(clients.lines())["log.py"] == "300 kB behind"
+    assert "4,000 events behind" in clients.details(0)
+    assert clients.feed(ClientMetrics(clients=[]))
+    assert dict(clients.lines())["log.py"] == "connected"
+    clients.feed(ClientLagging(client_id="a", backlog_bytes=270_000))
+    assert dict(clients.lines())["log.py"] == "270 kB behind"
     clients.deleteLater()
 
 

@@ -1,0 +1,581 @@
+"""Floods and nonsense from one client: each command is answered, nobody else notices, memory is bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import logging
+import os
+import random
+import statistics
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from api import outbox
+from api.clients import COMMANDS_BURST
+from api.core import Core
+from tests.api.harness import HI, SLOW, Frame, Wire, app, client, eventually, flood, run
+from tests.api.raw import BINARY, CLOSE, CONTINUATION, PING, PONG, Raw, frame
+
+SOAK = "TOKENGLASS_SOAK" in os.environ
+N_COMMANDS = 100_000 if SOAK else 10_000
+N_PINGS = 100_000
+N_MUTATIONS = 5_000 if SOAK else 400
+DISTURBED_S = 2.0
+"""No reply to anybody else may take longer, on however busy a machine; a flood let through takes many."""
+
+
+class Bystander:
+    """Somebody else: pings all the time, and keeps how long each reply took."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.taken_s: list[float] = []
+        self._wire = wire
+        self._task = asyncio.create_task(self._ping())
+
+    async def _ping(self) -> None:
+        while True:
+            began = time.monotonic()
+            await self._wire.command("ping")
+            self.taken_s.append(time.monotonic() - began)
+            await asyncio.sleep(0.02)
+
+    async def __aenter__(self) -> Bystander:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        p99 = statistics.quantiles(self.taken_s, n=100)[98] if len(self.taken_s) > 1 else 0.0
+        print(
+            f"somebody else's {len(self.taken_s)} pings: p99 {p99 * 1e3:.1f} ms, "
+            f"longest {max(self.taken_s, default=0) * 1e3:.1f} ms"
+        )
+        assert max(self.taken_s, default=0) < DISTURBED_S
+
+
+@contextmanager
+def bounded_memory(most: int) -> Iterator[None]:
+    """The process grows by so many bytes at most."""
+    before = psutil.Process().memory_info().rss
+    yield
+    grown = psutil.Process().memory_info().rss - before
+    print(f"memory grew by {grown / 1e6:.1f} MB")
+    assert grown < most
+
+
+async def aside(call: Callable[[], Any]) -> Any:
+    return await asyncio.get_running_loop().run_in_executor(None, call)
+
+
+def test_a_burst_of_commands(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """As many as the allowance lets through are carried out, the others are `busy`: one reply each."""
+
+    def pour(core: Core) -> Counter[str]:
+        with Raw(core, "?name=flood") as raw:
+            messages = raw.messages()
+            assert next(messages)["type"] == "hello"
+            seen: Counter[str] = Counter()
+            ids: set[int] = set()
+            sent = 0
+            while len(ids) < N_COMMANDS:
+                if sent < N_COMMANDS:
+                    # ahead by no more than the kernel holds, or both sides would wait for each other
+                    n = min(1000, N_COMMANDS - sent)
+                    raw.send(
+                        *(
+                            frame(b'{"id":%d,"type":"settings.get"}' % number)
+                            for number in range(sent, sent + n)
+                        )
+                    )
+                    sent += n
+                while len(ids) < sent - (1000 if sent < N_COMMANDS else 0):
+                    reply = next(messages)
+                    assert reply["id"] not in ids
+                    ids.add(reply["id"])
+                    seen["ok" if reply["ok"] else reply["error"]["code"]] += 1
+                    if not reply["ok"]:
+                        assert reply["error"]["hint"].startswith("wait ")
+            return seen
+
+    async def test() -> None:
+        async with app(tmp_path, SLOW) as core, client(core) as other:
+            generation = await other.generate()
+            async with Bystander(other):
+                began = time.monotonic()
+                seen = await aside(lambda: pour(core))
+                took = time.monotonic() - began
+            print(f"{N_COMMANDS} commands in {took:.1f} s: {dict(seen)}")
+            assert set(seen) == {"ok", "busy"}
+            assert COMMANDS_BURST <= seen["ok"] < N_COMMANDS / 2
+            await other.command("cancel", generation_id=generation)
+            await other.finished(generation)
+            assert other.indices(generation) == list(range(len(other.indices(generation))))
+
+    run(test(), 300)
+    print(capfd.readouterr().out)
+
+
+def test_more_than_the_allowance_is_busy_and_then_it_goes_on(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with app(tmp_path, SLOW) as core, client(core) as wire:
+            generation = await wire.generate()
+            ids = [await wire.send("settings.get") for _ in range(700)]
+            replies = [await wire.reply(number) for number in ids]
+            refused = [reply["error"] for reply in replies if not reply["ok"]]
+            assert refused
+            assert {error["code"] for error in refused} == {"busy"}
+            await wire.command("ping")
+            assert (await wire.command("cancel", generation_id=generation))["state"] == "cancelling"
+            await asyncio.sleep(0.2)
+            await wire.command("settings.get")
+
+    run(test())
+
+
+def test_pings_and_cancels_have_an_allowance_of_their_own(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with app(tmp_path) as core, client(core) as wire:
+            ids = [await wire.send("ping") for _ in range(1000)]
+            replies = [await wire.reply(number) for number in ids]
+            assert {reply["error"]["code"] for reply in replies if not reply["ok"]} == {"busy"}
+            await wire.command("settings.get")
+
+    run(test())
+
+
+def test_a_flood_of_websocket_pings_whose_pongs_nobody_reads(tmp_path: Path) -> None:
+    def pour(core: Core) -> None:
+        with Raw(core, receive_buffer=4096) as raw:
+            burst = frame(b"p" * 125, PING) * 1000
+            try:
+                for _ in range(N_PINGS // 1000):
+                    raw.send(burst)
+                raw.close_code()
+            except OSError:
+                return
+
+    async def test() -> None:
+        async with app(tmp_path, SLOW) as core, client(core) as other, client(core) as watcher:
+            await watcher.command("subscribe", events=["client.*"])
+            with bounded_memory(64 << 20):
+                async with Bystander(other):
+                    await aside(lambda: pour(core))
+                    assert (await watcher.event("client.disconnected"))["reason"] == "slow"
+
+    run(test(), 120)
+
+
+def test_a_flood_of_websocket_pings_that_are_read(tmp_path: Path) -> None:
+    """They are all answered: it is its right, and disturbs nobody."""
+
+    def pour(core: Core) -> int:
+        n = N_PINGS // 10
+        with Raw(core) as raw:
+            frames = raw.frames()
+            pongs = sent = 0
+            while pongs < n:
+                if sent < n:
+                    raw.send(frame(b"", PING) * 100)
+                    sent += 100
+                while pongs < sent:
+                    pongs += next(frames)[0] == PONG
+            return pongs
+
+    async def test() -> None:
+        async with app(tmp_path, SLOW) as core, client(core) as other, Bystander(other):
+            assert await aside(lambda: pour(core)) == N_PINGS // 10
+
+    run(test(), 120)
+
+
+# ---- commands that are nearly right
+
+RIGHT: tuple[Frame, ...] = (
+    {"type": "generate", "messages": HI, "max_tokens": 3, "sampling": {"temperature": 0.5, "seed": 1}},
+    {"type": "generate", "prompt": "x", "max_tokens": 1, "stop": ["a"], "logprobs": 2},
+    {
+        "type": "generate",
+        "messages": HI,
+        "max_tokens": 1,
+        "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}],
+        "response_format": {"type": "json_object"},
+    },
+    {"type": "cancel", "generation_id": "gen_0"},
+    {"type": "step", "generation_id": "gen_0", "tokens": 2},
+    {"type": "update", "generation_id": "gen_0", "sampling": {"top_p": 0.5}},
+    {"type": "fork", "generation_id": "gen_0", "at_token": 0},
+    {"type": "inject", "generation_id": "gen_0", "text": "x"},
+    {"type": "subscribe", "events": ["generation.*"], "generations": "own", "since": 0},
+    {"type": "unsubscribe"},
+    {"type": "snapshot"},
+    {"type": "ping"},
+    {"type": "publish", "series": "loss", "value": 1.5, "unit": "nat"},
+    {"type": "models.list"},
+    {"type": "models.estimate", "model": "starter", "ctx": 1024},
+    {"type": "conversations.create", "title": "t", "system": "s"},
+    {"type": "conversations.search", "query": "x", "limit": 3},
+    {"type": "settings.set", "settings": {"theme": "dark"}},
+)
+STRANGE: tuple[Any, ...] = (
+    None, True, False, 0, -1, 2**31, 2**63, -(2**63) - 1, 10**400, 1.5, -0.0, 1e308, "", "x", "\x00",
+    "\ud800", "a" * 5000, "\u202e", "😀", [], [[]], {}, {"": ""}, [None], ["x"] * 2000, {"type": "generate"},
+    "__class__", "../../etc/passwd", "' OR 1=1 --", "{{7*7}}",
+)  # fmt: skip
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The paths of all values in a command."""
+    here = [path] if path else []
+    if isinstance(value, dict):
+        return here + [place for key in value for place in places(value[key], (*path, key))]
+    if isinstance(value, list):
+        return here + [place for i, item in enumerate(value) for place in places(item, (*path, i))]
+    return here
+
+
+def mutated(rng: random.Random, number: int) -> str:
+    """A command with one to three things wrong, or not even JSON."""
+    command = json.loads(json.dumps(rng.choice(RIGHT))) | {"id": number}
+    for _ in range(rng.randint(1, 3)):
+        *above, last = rng.choice(places(command))
+        holder = command
+        for key in above:
+            holder = holder[key]
+        match rng.randrange(4):
+            case 0:
+                holder[last] = rng.choice(STRANGE)
+            case 1 if isinstance(holder, dict):
+                del holder[last]
+                if not holder and holder is command:
+                    holder["id"] = number
+            case 2 if isinstance(holder, dict):
+                holder[rng.choice(("x", "type ", "generation_id", "__proto__", "id"))] = rng.choice(STRANGE)
+            case _:
+                holder[last] = [holder[last]] if rng.random() < 0.5 else {"x": holder[last]}
+        if not places(command):
+            break
+    text = json.dumps(command)
+    match rng.randrange(12):
+        case 0:
+            text = text.replace(": ", ": " + rng.choice(("1e400", "NaN", "-Infinity", "9" * 5000)) + ", ", 1)
+        case 1:
+            text = text.replace("1", rng.choice(("1e400", "NaN", "Infinity", "0x10", "01", "1e-999")), 1)
+        case 2:
+            text = text[:-1] + f', "type": "ping", "id": {number}}}'
+        case 3:
+            deep = rng.choice((63, 64, 65, 1000, 10_000))
+            text = text[:-1] + ', "x": ' + "[" * deep + "]" * deep + "}"
+        case 4:
+            place = rng.randrange(len(text))
+            extra = rng.choice(('"', "{", "}", "[", "\\", "\\ud800", "\x00", ","))
+            text = text[:place] + extra + text[place:]
+        case 5:
+            text = text[: rng.randrange(len(text))]
+        case 6:
+            text = rng.choice(("[%s]", "[%s,%s]", '"%s"', "\ufeff%s", "%s%s", "/*x*/%s")).replace("%s", text)
+    return text
+
+
+def expected_id(text: str) -> tuple[Any, ...]:
+    """The ids that the reply may have: the command's own, and null where it isn't clean JSON."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        return (None,)
+    return (None, data.get("id")) if isinstance(data, dict) else (None,)
+
+
+def is_reply(command_id: int, to_it: bool, got: Frame) -> bool:
+    """Whether a frame is a reply to that command, or to another one."""
+    return got["type"] == "reply" and (got["id"] == command_id) is to_it
+
+
+@pytest.mark.timeout(1800 if SOAK else 300)
+def test_mutated_commands(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Each gets exactly one typed reply, nothing is logged as a bug, and nobody else notices."""
+    rng = random.Random(4)
+    codes: Counter[str] = Counter()
+
+    async def some(core: Core, numbers: range) -> None:
+        async with client(core) as wire:
+            for number in numbers:
+                text = mutated(rng, number)
+                before = len(wire.frames)
+                await wire.connection.send(text)
+                end = await wire.send("ping")
+
+                reply = await wire.until(functools.partial(is_reply, end, False), before)
+                await wire.until(functools.partial(is_reply, end, True), before)
+                assert reply["id"] in expected_id(text), text[:300]
+                codes["ok" if reply["ok"] else reply["error"]["code"]] += 1
+                if not reply["ok"]:
+                    assert set(reply["error"]) == {"code", "message", "path", "hint"}
+                    assert "Traceback" not in reply["error"]["message"]
+            await asyncio.sleep(0.05)
+            replies = [got for got in wire.frames if got["type"] == "reply"]
+            assert len(replies) == 2 * len(numbers), "one each"
+
+    async def test() -> None:
+        async with app(tmp_path) as core, client(core) as other, Bystander(other):
+            await eventually(lambda: core.supervisor.phase == "ready")
+            for start in range(0, N_MUTATIONS, 100):  # each connection has its allowance
+                await some(core, range(start, min(start + 100, N_MUTATIONS)))
+            async with client(core) as wire:
+                await wire.finished(await wire.generate(max_tokens=3))
+
+    with caplog.at_level(logging.INFO):
+        run(test(), 1700 if SOAK else 250)
+    print(f"{N_MUTATIONS} mutated commands: {dict(codes)}")
+    assert codes["internal"] == 0
+    assert {"invalid_json", "invalid_argument", "ok", "not_found"} <= set(codes)
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == []
+    assert "Traceback" not in caplog.text
+
+
+# ---- frames
+
+COMMAND = b'{"id":"c","type":"ping"}'
+
+
+def one_byte_at_a_time(between: bytes = b"") -> list[bytes]:
+    pieces = [COMMAND[i : i + 1] for i in range(len(COMMAND))]
+    frames = [frame(pieces[0], fin=False)]
+    for piece in pieces[1:-1]:
+        frames += [between, frame(piece, CONTINUATION, fin=False)]
+    return [*frames, between, frame(pieces[-1], CONTINUATION)]
+
+
+@pytest.mark.parametrize(
+    "frames",
+    (
+        one_byte_at_a_time(),
+        one_byte_at_a_time(frame(b"between", PING)),
+        one_byte_at_a_time(frame(b"unasked", PONG)),
+        [frame(COMMAND[:5], fin=False), *[frame(b"", CONTINUATION, fin=False)] * 4000, frame(COMMAND[5:], 0)],
+    ),
+    ids=("one byte each", "with pings", "with pongs", "with empty fragments"),
+)
+def test_fragments(tmp_path: Path, frames: list[bytes]) -> None:
+    def ask(core: Core) -> Frame:
+        with Raw(core) as raw:
+            raw.send(*frames)
+            return next(message for message in raw.messages() if message["type"] == "reply")
+
+    async def test() -> None:
+        async with app(tmp_path) as core:
+            reply = await aside(lambda: ask(core))
+            assert (reply["id"], reply["ok"]) == ("c", True)
+
+    run(test())
+
+
+QUARTER = 1 << 18
+"""Of the largest message."""
+
+
+@pytest.mark.parametrize(
+    ("frames", "code"),
+    (
+        ([frame(b"x", fin=False), *[frame(b"", CONTINUATION, fin=False)] * 200_000], 1009),
+        ([frame(b"x", fin=False), *[frame(b"x", CONTINUATION, fin=False)] * 200_000], 1009),
+        ([frame(b"x" * QUARTER, fin=False), *[frame(b"x" * QUARTER, CONTINUATION, fin=False)] * 4], 1009),
+        ([frame(b"x" * (4 * QUARTER + 1))], 1009),
+        ([frame(b"{}", BINARY)], 1003),
+        ([frame(b"{", BINARY, fin=False), frame(b"}", CONTINUATION)], 1003),
+        ([frame(b'{"id":"\xc3"}')], 1007),
+        ([frame(b'{"id":"\xc3', fin=False), frame(b'"}', CONTINUATION)], 1007),
+        ([frame(b"\xed\xa0\x80")], 1007),
+        ([frame(COMMAND, rsv=4)], 1002),
+        ([frame(COMMAND, rsv=2)], 1002),
+        ([frame(b"x", CONTINUATION)], 1002),
+        ([frame(b"x", fin=False), frame(COMMAND)], 1002),
+        ([frame(b"x" * 126, PING)], 1002),
+        ([frame(b"x", PING, fin=False)], 1002),
+        ([frame(b"", 3)], 1002),
+        ([frame(b"", 11)], 1002),
+        ([b"\x81\x02{}"], 1002),
+        ([frame(b"\x00", CLOSE)], 1002),
+        ([frame(b"\x03\xe8", CLOSE)], 1000),
+    ),
+    ids=(
+        "empty fragments without an end", "one-byte fragments without an end", "too large in fragments",
+        "a message too large", "binary", "binary in fragments", "not utf-8", "a character cut at a fragment",
+        "a surrogate", "compressed", "a reserved bit", "a continuation of nothing", "a message in a message",
+        "a long ping", "a ping in fragments", "a reserved opcode", "a reserved control", "unmasked",
+        "half a close code", "a close",
+    ),
+)  # fmt: skip
+def test_frames_that_end_the_connection(
+    tmp_path: Path, frames: list[bytes], code: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    def ask(core: Core) -> int | None:
+        with Raw(core) as raw:
+            try:
+                raw.send(*frames)
+            except OSError:
+                return code  # it had ended before it had taken all; what it said may be lost with that
+            return raw.close_code()
+
+    async def test() -> None:
+        async with app(tmp_path) as core, client(core) as other:
+            with bounded_memory(64 << 20):
+                told = await aside(lambda: ask(core))
+            assert told in (code, None) if len(frames) > 100 else told == code
+            await other.command("ping")
+
+    with caplog.at_level(logging.INFO):
+        run(test())
+    assert [record.getMessage() for record in caplog.records if record.levelno > logging.INFO] == []
+
+
+# ---- signs of life
+
+
+def test_who_answers_pings_may_stay_and_who_does_not_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "PING_S", 0.3)
+    monkeypatch.setattr(outbox, "PONG_S", 1.5)
+
+    async def test() -> None:
+        async with app(tmp_path) as core, client(core) as watcher, client(core, "?name=idle") as idle:
+            await watcher.command("subscribe", events=["client.*"])
+            mute = await aside(lambda: Raw(core, "?name=mute&client=MUTE"))
+            went = await watcher.event("client.disconnected")
+            assert (went["name"], went["reason"]) == ("mute", "lost")
+            await asyncio.sleep(2.5)
+            assert len(watcher.events("client.disconnected")) == 1
+            await idle.command("ping")
+            mute.socket.close()
+            async with client(core, "?client=MUTE") as again:
+                assert (await again.until(lambda _: True))["last_cut"] is None
+
+    run(test())
+
+
+def test_a_long_replay_may_be_read_slowly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer than any answer to a ping could take that waits behind it."""
+    monkeypatch.setattr(outbox, "PING_S", 0.2)
+    monkeypatch.setattr(outbox, "PONG_S", 2.0)
+    n = 8_000
+
+    def read(core: Core) -> int:
+        with Raw(core, receive_buffer=1 << 16) as raw:
+            raw.command("subscribe", events=["log"], since=0)
+            got = 0
+            for message in raw.messages():
+                got += message["type"] == "log"
+                if got % 1000 == 999:
+                    time.sleep(0.7)
+                if got == n:
+                    break
+            return got
+
+    async def test() -> None:
+        async with app(tmp_path, "fake:") as core:
+            flood(core, n)
+            began = time.monotonic()
+            assert await aside(lambda: read(core)) == n
+            assert time.monotonic() - began > 4.0
+
+    run(test())
+
+
+def test_a_cancel_passes_ones_own_flood(tmp_path: Path) -> None:
+    """Replies and a replay that a client doesn't take hold up neither its commands nor pongs."""
+
+    def ask(core: Core, generation: str) -> tuple[list[Any], bool]:
+        with Raw(core, "?client=K", receive_buffer=1 << 14) as raw:
+            raw.command("subscribe", since=0)
+            for number in range(60):
+                raw.command("conversations.get", id=number, conversation_id=conversation)
+            raw.send(frame(b"are you there", PING))
+            raw.command("cancel", id="stop", generation_id=generation)
+            raw.command("ping", id="p")
+            assert stopped.wait(30)  # it was carried out while nothing had been read
+            order: list[Any] = []
+            ponged = False
+            for opcode, payload in raw.frames():
+                ponged |= (opcode, payload) == (PONG, b"are you there")
+                if b'"id":"stop"' in payload:
+                    order.append("stop")
+                if b'"id":"p"' in payload:
+                    order.append("p")
+                if len(order) == 2 and ponged:
+                    break
+            return order, ponged
+
+    stopped = threading.Event()
+    conversation = ""
+
+    async def test() -> None:
+        nonlocal conversation
+        async with app(tmp_path, SLOW) as core, client(core) as other:
+            created = await core.history.create("big", None)
+            conversation = created["id"]
+            await core.history.add_turn(conversation, "y" * 200_000, "gen_x", "fake")
+            flood(core, 20_000)
+            generation = await other.generate()
+            await other.event("generation.delta")
+            asking = asyncio.create_task(aside(lambda: ask(core, generation)))
+            assert (await other.finished(generation))["finish_reason"] == "cancelled"
+            stopped.set()
+            order, ponged = await asking
+            assert sorted(order) == ["p", "stop"]
+            assert ponged
+
+    run(test())
+
+
+# ---- the list of clients
+
+
+def test_the_list_of_clients_tells_rate_lag_merged_and_cuts(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with app(tmp_path, "fake:tokens=2000") as core, client(core) as watcher:
+            await watcher.command("subscribe", events=["metrics.clients", "client.*"])
+            async with client(core, "?client=K&name=follower") as follower:
+                me = follower.frames[0]["client_id"] if follower.frames else ""
+                await follower.command("subscribe", events=["generation.*"])
+                me = follower.frames[0]["client_id"]
+                generation = await follower.generate()
+                await follower.finished(generation)
+
+                def told(got: Frame) -> bool:
+                    return got["type"] == "metrics.clients" and any(
+                        row["client_id"] == me and row["bytes_per_s"] > 0 and row["merged"] > 0
+                        for row in got["clients"]
+                    )
+
+                event = await watcher.until(told)
+                (row,) = [row for row in event["clients"] if row["client_id"] == me]
+                assert row["events_per_s"] > 0
+                assert row["cuts"] == 0
+                (session,) = [s for s in core._server._sessions if s.client.client_id == me]
+                session.cut("slow")
+                await eventually(lambda: follower.closed)
+            async with client(core, "?client=K") as again:
+                await again.command("subscribe")
+                await watcher.until(
+                    lambda got: (
+                        got["type"] == "metrics.clients"
+                        and any(row["client_id"] == me and row["cuts"] == 1 for row in got["clients"])
+                    )
+                )
+                listed = (await again.command("snapshot"))["clients"]
+                (row,) = [row for row in listed if row["client_id"] == me]
+                assert row["cuts"] == 1
+                assert row["name"] == "follower"
+                assert row["merged"] > 0
+
+    run(test())
