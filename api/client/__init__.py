@@ -5,9 +5,10 @@ their connection goes.
 """
 
 from api.client.generation import Generation
-from api.client.live import LiveClient, StreamFrame
+from api.client.live import LiveClient
 from api.client.opening import ConnectionLostError, Frame, running_app
 from api.client.sync import SyncClient, SyncGeneration
+from api.client.typed import StreamFrame
 
 __all__ = [
     "ConnectionLostError",

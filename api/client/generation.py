@@ -7,11 +7,43 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from api.client.opening import Frame
+from api.client.typed import EVENT_NAMES
 from engine.errors import TokenglassError
 from engine.events import Event, EventAdapter
 
 if TYPE_CHECKING:
     from api.client.live import Inbox, LiveClient
+
+
+class Answer:
+    """The text of one generation, put together from its frames."""
+
+    def __init__(self) -> None:
+        self._text: list[str] = []
+
+    def take(self, frame: Frame, generation_id: str | None) -> str:
+        """What a frame adds to the text. What a `rewind` takes back can't be recalled from whoever had it."""
+        match frame["type"]:
+            case "generation.delta":
+                self._text.append(frame["text"])
+                return str(frame["text"])
+            case "generation.rewound":
+                self._text = [frame["text"]]
+            case "generation.forked" if frame["branch_id"] == generation_id:
+                return self._reach(frame["text"])
+            case "generation.finished":
+                return self._reach(frame["text"])
+            case "snapshot":  # after a gap
+                for entry in frame["generations"]:
+                    if entry["generation_id"] == generation_id:
+                        return self._reach(entry["text"])
+        return ""
+
+    def _reach(self, text: str) -> str:
+        """Go on to this text; answers what is missing. Nothing, where it isn't what went before and more."""
+        before = "".join(self._text)
+        self._text = [text]
+        return text[len(before) :] if text.startswith(before) else ""
 
 
 class Generation:
@@ -78,8 +110,18 @@ class Generation:
     async def typed(self) -> AsyncIterator[Event]:
         """Its events as the models of `engine.events`."""
         async for frame in self:
-            if frame["type"] not in ("reset", "snapshot"):
+            if frame["type"] in EVENT_NAMES:
                 yield EventAdapter.validate_python(frame)
+
+    async def text(self) -> AsyncIterator[str]:
+        """The answer piece by piece as it is written, without reasoning and tool calls; all of it, once.
+
+        What a `rewind` takes back has been given already; `finished` has the final text.
+        """
+        answer = Answer()
+        async for frame in self:
+            if piece := answer.take(frame, self.id):
+                yield piece
 
     async def finished(self) -> Frame:
         """Its last event, with the whole `text`, `usage` and `timings`. Takes what comes before."""
@@ -128,6 +170,16 @@ class Generation:
         branch = Generation(self._client, arguments, "fork")
         await branch.start()
         return branch
+
+    async def tool_result(self, call_id: str, content: str) -> Generation | None:
+        """Give what one of its calls gave, once it has finished.
+
+        With the last result: the generation that goes on from there; None before.
+        """
+        arguments = {"generation_id": self.id, "call_id": call_id, "content": content}
+        following = Generation(self._client, arguments, "tool_result")
+        result = await following.start()
+        return None if result["pending"] else following
 
     async def _do(self, command: str, **arguments: object) -> Frame:
         result = await self.start()

@@ -18,11 +18,10 @@ from websockets.protocol import State
 
 from api.client.generation import Generation
 from api.client.opening import Address, ConnectionLostError, Frame, announced, delays, lost
-from api.frames import Reset, SnapshotFrame
+from api.client.typed import KNOWN, StreamFrame, parse_frame
 from api.paths import Paths
 from api.protocol import MAX_MESSAGE_BYTES
 from engine.errors import ErrorInfo, TokenglassError
-from engine.events import Event, EventAdapter
 
 MAX_WAITING = 65_536
 """Events that a caller may leave unread before the client is given up."""
@@ -35,8 +34,6 @@ REPEATABLE = frozenset(
     )
 )  # fmt: skip
 """Commands that are the same done once or twice: sent again where the reply to the first was lost."""
-
-StreamFrame = Event | Reset | SnapshotFrame
 
 
 class Inbox:
@@ -172,6 +169,7 @@ class LiveClient:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            link.connection.transport.abort()  # a runner that was cancelled before it began closes nothing
 
     # ---- for the caller
 
@@ -215,20 +213,28 @@ class LiveClient:
     async def events(self, *, connection: bool = False) -> AsyncIterator[Frame]:
         """Every event (and reset, snapshot) from the first `subscribe` on, until the client's end.
 
-        `connection`: also frames `connection.lost` {`reason`} and `connection.restored` {`hello`} of our own.
+        Subscribes to everything where nobody has yet. `connection`: also frames `connection.lost` {`reason`}
+        and `connection.restored` {`hello`} of our own.
         """
         while True:
             try:
+                await self.ensure_subscribed()
                 frame = await self._events.get()
-            except TokenglassError:  # `lost` has it
+            except TokenglassError:
+                if self._lost is None:
+                    raise
                 return
             if connection or not frame["type"].startswith("connection."):
                 yield frame
 
     async def typed_events(self) -> AsyncIterator[StreamFrame]:
-        """As `events`, as models: those of `engine.events`, `Reset` and `SnapshotFrame`."""
+        """As `events`, as models: those of `engine.events`, `Reset` and `SnapshotFrame`.
+
+        Without events of a newer app that have no model here.
+        """
         async for frame in self.events():
-            yield parse_frame(frame)
+            if frame["type"] in KNOWN:
+                yield parse_frame(frame)
 
     async def batch(self, *, connection: bool = False) -> list[Frame]:
         """The next frames of `events` that are there, at least one; none after the last."""
@@ -403,7 +409,7 @@ class LiveClient:
             result = frame["result"]
             # at once: what follows from it may be in the next frame
             match command["type"]:
-                case "generate" | "fork" if inbox is not None:
+                case "generate" | "fork" | "tool_result" if inbox is not None and "generation_id" in result:
                     self._generations[result["generation_id"]] = inbox
                 case "subscribe":
                     self._selection = {k: command[k] for k in ("events", "generations") if k in command}
@@ -443,17 +449,6 @@ class LiveClient:
                 del self._generations[generation_id]
                 ended = "the app was started anew" if reset["reason"] == "run" else "too much was missed"
                 inbox.end(ConnectionLostError(f"{ended}: how this generation ended is not known"))
-
-
-def parse_frame(frame: Frame) -> StreamFrame:
-    """A frame of `events` as its model."""
-    match frame["type"]:
-        case "reset":
-            return Reset.model_validate(frame)
-        case "snapshot":
-            return SnapshotFrame.model_validate(frame)
-        case _:
-            return EventAdapter.validate_python(frame)
 
 
 def _raised(frame: Frame) -> TokenglassError:

@@ -14,9 +14,10 @@ from concurrent.futures import CancelledError, Future
 from pathlib import Path
 from typing import Any, TypeVar
 
-from api.client.generation import Generation
-from api.client.live import LiveClient, StreamFrame, parse_frame
+from api.client.generation import Answer, Generation
+from api.client.live import LiveClient
 from api.client.opening import Frame
+from api.client.typed import EVENT_NAMES, KNOWN, StreamFrame, parse_frame
 from engine.errors import TokenglassError
 from engine.events import Event, EventAdapter
 
@@ -153,14 +154,14 @@ class SyncClient:
 
     def events(self, *, connection: bool = False) -> Iterator[Frame]:
         """Every event from the first `subscribe` on. Subscribes to everything where nobody has yet."""
-        self._loop.call(self._client.ensure_subscribed())
         while frames := self._loop.call(self._client.batch(connection=connection)):
             yield from frames
 
     def typed_events(self) -> Iterator[StreamFrame]:
         """As `events`, as models: those of `engine.events`, `Reset` and `SnapshotFrame`."""
         for frame in self.events():
-            yield parse_frame(frame)
+            if frame["type"] in KNOWN:
+                yield parse_frame(frame)
 
     def generate(self, **arguments: object) -> SyncGeneration:
         """A generation of our own; iterating starts it and gives its events. Arguments: as on the wire."""
@@ -201,8 +202,15 @@ class SyncGeneration:
     def typed(self) -> Iterator[Event]:
         """Its events as the models of `engine.events`."""
         for frame in self:
-            if frame["type"] not in ("reset", "snapshot"):
+            if frame["type"] in EVENT_NAMES:
                 yield EventAdapter.validate_python(frame)
+
+    def text(self) -> Iterator[str]:
+        """The answer piece by piece as it is written, without reasoning and tool calls."""
+        answer = Answer()
+        for frame in self:
+            if piece := answer.take(frame, self.id):
+                yield piece
 
     def finished(self) -> Frame:
         """Its last event. Takes what comes before."""
@@ -229,6 +237,10 @@ class SyncGeneration:
 
     def inject(self, text: str) -> Frame:
         return self._loop.call(self._generation.inject(text))
+
+    def tool_result(self, call_id: str, content: str) -> SyncGeneration | None:
+        following = self._loop.call(self._generation.tool_result(call_id, content))
+        return None if following is None else SyncGeneration(following, self._loop)
 
     def fork(self, at_token: int, token_id: int | None = None, **more: object) -> SyncGeneration:
         branch = self._loop.call(self._generation.fork(at_token, token_id, **more))

@@ -13,6 +13,7 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from api import client as module
 from api.client import LiveClient, live, opening, running_app
+from api.client.generation import Answer
 from api.paths import Paths
 from engine.errors import TokenglassError
 from tests.api.harness import HI, TOKEN, app, run
@@ -69,6 +70,89 @@ def test_many_at_once_each_get_their_own(tmp_path: Path) -> None:
                 )
             )
             assert [text for text, _ in answers] == questions
+
+    run(body())
+
+
+def test_the_text_alone(tmp_path: Path) -> None:
+    """A branch begins with what it has of its source."""
+
+    async def body() -> None:
+        script = "one two three four five six"
+        async with (
+            app(tmp_path, f"fake:delay_ms=20,script={script}"),
+            LiveClient.discover(tmp_path) as client,
+        ):
+            pieces = [piece async for piece in client.generate(messages=HI).text()]
+            assert "".join(pieces) == "one two three four five six"
+            assert len(pieces) > 1
+            source = client.generate(prompt="hi")
+            at = (await source.pause())["at_token"]
+            await source.step(6)
+            while (event := await anext(source))["type"] != "generation.paused" or event["at_token"] < at + 6:
+                pass
+            branch = await source.fork(at + 5)
+            text = "".join([piece async for piece in branch.text()])
+            assert text == (await branch.finished())["text"]
+            await source.cancel()
+
+    run(body())
+
+
+def test_text_over_a_gap_and_a_rewind() -> None:
+    """What a snapshot brings is added, what was taken back isn't given again."""
+    answer = Answer()
+
+    def delta(text: str) -> Frame:
+        return {"type": "generation.delta", "text": text}
+
+    def snapshot(text: str) -> Frame:
+        return {"type": "snapshot", "generations": [{"generation_id": "g", "text": text}]}
+
+    assert answer.take(delta("ab"), "g") == "ab"
+    assert answer.take({"type": "reset", "reason": "too_old"}, "g") == ""
+    assert answer.take(snapshot("abcd"), "g") == "cd"
+    assert answer.take(snapshot("abcd"), "other") == ""
+    assert answer.take({"type": "generation.rewound", "text": "a"}, "g") == ""
+    assert answer.take(delta("x"), "g") == "x"
+    assert answer.take(snapshot("axy"), "g") == "y"
+    assert answer.take(snapshot("a"), "g") == "", "taken back in the gap"
+    assert answer.take(delta("z"), "g") == "z"
+    assert answer.take({"type": "generation.finished", "text": "az!"}, "g") == "!"
+
+
+def test_events_need_no_subscribe_before(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with app(tmp_path, "fake:tokens=5"), LiveClient.discover(tmp_path) as client:
+            first = await anext(client.events())
+            assert first["type"] in ("metrics.system", "client.connected", "metrics.step", "model.loaded")
+            await client.request("subscribe", events=["generation.*"])
+            await client.generate(messages=HI).finished()
+            async for event in client.events():
+                if event["type"] == "generation.finished":
+                    break
+
+    run(body())
+
+
+def test_typed_events_leave_out_what_has_no_model() -> None:
+    """A newer app may tell of things that this client has never heard of."""
+
+    async def handler(connection: ServerConnection) -> None:
+        await connection.send('{"type": "hello"}')
+        frame = json.loads(await connection.recv())
+        reply = {"type": "reply", "id": frame["id"], "ok": True, "result": {"seq": 0}}
+        await connection.send(json.dumps(reply))
+        for seq, kind in enumerate(("brand.new", "model.unloaded", "generation.sung"), 1):
+            event = {"type": kind, "seq": seq, "t": 1.0, "model": "m", "generation_id": "g", "more": [1]}
+            await connection.send(json.dumps(event))
+        await connection.close(1001)
+
+    async def body() -> None:
+        async with serve_with(handler) as server:
+            port = server.sockets[0].getsockname()[1]
+            async with LiveClient.connect(f"ws://127.0.0.1:{port}/", "t", reconnect=False) as client:
+                assert [event.type async for event in client.typed_events()] == ["model.unloaded"]
 
     run(body())
 

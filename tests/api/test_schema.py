@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from api import frames, protocol, schema
 from api.client import LiveClient
-from api.client.live import parse_frame
+from api.client.typed import parse_frame
 from engine.errors import TokenglassError
 from tests.api.harness import HI, CommandError, Frame, Wire, app, client, run
 

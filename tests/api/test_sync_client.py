@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from api.client import LiveClient, SyncClient, running_app
+from api.client import Generation, LiveClient, SyncClient, SyncGeneration, running_app
 from api.paths import Paths
 from engine.errors import TokenglassError
 from engine.events import GenerationDelta, GenerationFinished
@@ -47,6 +47,8 @@ def test_everything_a_script_does(tmp_path: Path) -> None:
         about = running_app(Paths.resolve(app.home))
         assert about is not None
         with SyncClient.connect(about["url"], about["token"], reconnect=False) as other:
+            answer = other.generate(messages=HI)
+            assert "".join(answer.text()) == answer.finished()["text"] != ""
             typed = list(other.generate(messages=HI).typed())
             assert isinstance(typed[-1], GenerationFinished)
             assert sum(len(event.tokens) for event in typed if isinstance(event, GenerationDelta)) == 30
@@ -121,3 +123,4 @@ def test_the_two_faces_have_the_same_methods() -> None:
 
     internal = {"batch", "start_generation", "ensure_subscribed"}
     assert public(LiveClient) - internal == public(SyncClient) - {"hello"}  # a plain attribute there
+    assert public(Generation) - {"batch"} == public(SyncGeneration) - {"result"}
