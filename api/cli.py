@@ -90,7 +90,9 @@ def build_parser() -> argparse.ArgumentParser:
     answer.add_argument("--grammar", metavar="FILE", help="answers obey this grammar (GBNF)")
 
     watch = commands.add_parser("watch", parents=[common], help="follow every generation and metric")
-    watch.add_argument("--json", action="store_true", help="print the frames as they come")
+    look = watch.add_mutually_exclusive_group()
+    look.add_argument("--json", action="store_true", help="print the frames as they come")
+    look.add_argument("--lines", action="store_true", help="plain lines instead of the live picture")
     watch.add_argument("--once", action="store_true", help="end with the app instead of waiting for the next")
 
     models = commands.add_parser("models", parents=[common], help="the model library")

@@ -6,11 +6,11 @@ import re
 import sys
 from typing import Any
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 def plain(text: str) -> str:
-    """Text without the control characters that a model could steer a terminal with; newline and tab stay."""
+    """Text without the characters that a model could steer a terminal with; newline and tab stay."""
     return _CONTROL.sub("", text)
 
 

@@ -523,10 +523,10 @@ def test_watch_follows_others(tmp_path: Path) -> None:
 
 def test_watch_on_a_terminal_leaves_with_ctrl_c(tmp_path: Path) -> None:
     with serving(tmp_path, "fake:"), Terminal(command(tmp_path, "watch")) as terminal:
-        terminal.until(r"following tokenglass")
-        terminal.until(r"CPU \d+ %")
+        terminal.until(r"Tokenglass")
+        terminal.until(r"\d+ %")
         assert run(tmp_path, "chat", "hi").returncode == 0
-        terminal.until(r"■ chat .* tokens/s")
+        terminal.until(r"■ .*chat")
         terminal.type("\x03")
         assert terminal.end() == 0
         assert "Traceback" not in terminal.output

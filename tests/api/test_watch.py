@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
+from typing import Any
 
 from api.client import SyncClient
-from api.commands.watch import _View
+from api.watch.lines import Lines
 from tests.e2e.harness import END_LIMIT_S, ROOT, START_LIMIT_S, serve
 
 
@@ -97,7 +97,33 @@ def test_over_a_restart_and_hands(tmp_path: Path) -> None:
             view.says("(connected again", "Back again")
 
 
-def test_a_recovered_generation_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    view = _View(tty=False)
-    view._generation("generation.recovered", {"generation_id": "gen_1", "at_token": 7})
-    assert capsys.readouterr().out == "‖ gen_1 goes on after token 7 in a new engine\n"
+def lines_of(*frames: dict[str, Any], **snapshot: Any) -> str:
+    out = io.StringIO()
+    lines = Lines(out)
+    lines.begin({}, {"seq": 0, "model": None, "generations": []} | snapshot)
+    for frame in frames:
+        lines.show(frame)
+    return out.getvalue().partition("\n")[2]
+
+
+def test_a_recovered_generation_is_told() -> None:
+    told = lines_of({"type": "generation.recovered", "generation_id": "gen_1", "at_token": 7})
+    assert told == "‖ gen_1 goes on after token 7 in a new engine\n"
+
+
+def test_what_a_snapshot_has_is_not_told_twice() -> None:
+    entry = {"generation_id": "gen_1", "client_name": "me", "origin": "live", "text": "ab"}
+    tokens = [{"index": n, "text": text} for n, text in enumerate("abc")]
+    delta = {"type": "generation.delta", "generation_id": "gen_1"}
+    told = lines_of(
+        delta | {"seq": 9, "text": "b", "tokens": tokens[1:2]},
+        delta | {"seq": 12, "text": "bc", "tokens": tokens[1:]},
+        seq=10,
+        generations=[entry | {"completion_tokens": 2}],
+    )
+    assert told == "abc"
+
+
+def test_a_line_stays_a_line() -> None:
+    told = lines_of({"type": "log", "level": "error", "message": "a\n■ somebody: forged\x1b[2J\u202e"})
+    assert told == "error: a ■ somebody: forged[2J\n"

@@ -1,0 +1,1 @@
+"""What `tokenglass watch` shows: plain lines for pipes, a live picture for terminals."""
