@@ -57,7 +57,7 @@ def guarded(action: Callable[[], int]) -> int:
         return 1
 
 
-_USAGE_PATHS = frozenset(("host", "allow_origin", "token"))
+_USAGE_PATHS = frozenset(("host", "allow_origin", "token", "names"))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -128,6 +128,17 @@ def build_parser() -> argparse.ArgumentParser:
     estimate.add_argument("--parallel", type=_whole(1, 64), metavar="N", help="generations at once")
     estimate.add_argument("--gpu-layers", type=_gpu_layers, metavar="N|auto")
     estimate.add_argument("--json", action="store_true")
+
+    conversations = commands.add_parser("conversations", parents=[common], help="as files, out and in")
+    files = conversations.add_subparsers(dest="action", metavar="ACTION")
+    files.add_parser("list", parents=[common], help="what is there (the default)")
+    export = files.add_parser("export", parents=[common], help="one or all, as JSON with all branches")
+    export.add_argument("names", nargs="*", metavar="ID [FILE]", help="without FILE to the terminal")
+    export.add_argument("--all", action="store_true", help="all of them, in place of one")
+    export.add_argument("--markdown", action="store_true", help="the shown branch, to read")
+    files.add_parser(
+        "import", parents=[common], help="a file of ours, ChatGPT's conversations.json, or a list of messages"
+    ).add_argument("file", metavar="FILE")
 
     bench = commands.add_parser("bench", parents=[common], help="what the app costs beside the bare engine")
     bench.add_argument("--json", action="store_true")

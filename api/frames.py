@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from api.exchange import Archive
 from api.settings import Settings
 from engine.errors import ErrorInfo
 from engine.events import StepMetrics, SystemMetrics
@@ -43,6 +44,7 @@ class GenerationState(Value):
     conversation_id: str | None
     message_id: str | None
     input: str
+    continues: str | None
     state: Literal["queued", "running", "paused"]
     queued_t: float
     started_t: float | None
@@ -189,6 +191,8 @@ class Message(Value):
     content: str
     reasoning: str | None
     tool_calls: list[ToolCall] | None
+    tool_call_id: str | None
+    """Of a `tool` message: whose result it is."""
     status: Literal["complete", "streaming", "interrupted", "cancelled", "error"]
     model: str | None
     origin: Origin | None
@@ -229,6 +233,15 @@ class Started(Value):
     conversation_id: str | None = None
     """This and what follows: where a conversation keeps it."""
     user_message_id: str | None = None
+    message_id: str | None = None
+
+
+class ResultTaken(Value):
+    pending: list[str]
+    """Calls of that generation whose results are missing."""
+    generation_id: str | None = None
+    """This and what follows: with the last result, of the generation that goes on from it."""
+    conversation_id: str | None = None
     message_id: str | None = None
 
 
@@ -306,6 +319,18 @@ class ChangedConversation(Value):
     conversation: Conversation
 
 
+class Exported(Value):
+    data: Archive | None = None
+    """The file's contents, for `json`."""
+    markdown: str | None = None
+    """For `markdown`."""
+
+
+class Imported(Value):
+    conversations: list[Conversation]
+    """As they are now, in the file's order."""
+
+
 class Search(Value):
     results: list[Found]
 
@@ -329,6 +354,7 @@ RESULTS: dict[str, type[BaseModel]] = {
     "rewind": Rewound,
     "inject": Place,
     "fork": Forked,
+    "tool_result": ResultTaken,
     "embed": Embedded,
     "subscribe": Position,
     "unsubscribe": Position,
@@ -343,6 +369,8 @@ RESULTS: dict[str, type[BaseModel]] = {
     "conversations.list": Conversations,
     "conversations.get": ShownConversation,
     "conversations.create": ChangedConversation,
+    "conversations.export": Exported,
+    "conversations.import": Imported,
     "conversations.rename": ChangedConversation,
     "conversations.delete": Nothing,
     "conversations.restore": ChangedConversation,

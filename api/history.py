@@ -16,10 +16,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from api import archive
 from api.conversations import Conversations, Prompt, Row, Rows
+from api.exchange import MAX_EXPORT_BYTES, ArchivedConversation
 from api.migrations import open_database, readable
+from api.responses.table import ResponseTable
 from engine.errors import TokenglassError
 from engine.events import GenerationFinished
 from engine.types import Origin
@@ -70,6 +73,7 @@ class History:
         self._problem = False
         self._closing = False
         self._store: Conversations | None = None
+        self._responses: ResponseTable | None = None
         self._closed: Future[None] = Future()
         self._closed.set_running_or_notify_cancel()
 
@@ -118,6 +122,19 @@ class History:
     async def restore(self, conversation_id: str) -> Row:
         return await self._do(lambda store: store.set_deleted(conversation_id, False))
 
+    async def export(
+        self, conversation_id: str | None, limit: int | None = MAX_EXPORT_BYTES
+    ) -> list[dict[str, Any]]:
+        """One conversation, or all, as they stand in a file (`api.exchange`).
+
+        Raises TokenglassError `invalid_argument` where their texts are longer than `limit` characters.
+        """
+        return await self._do(lambda store: archive.export(store, conversation_id, limit))
+
+    async def store_all(self, conversations: list[ArchivedConversation]) -> Rows:
+        """Store a file's conversations as new ones, all or none; answers them."""
+        return await self._do(lambda store: archive.store_all(store, conversations))
+
     async def search(self, query: str, limit: int = 50) -> Rows:
         """Conversations whose title, or one of whose messages, has all the words of the query.
 
@@ -144,6 +161,22 @@ class History:
         """Another, still empty answer to the same user message."""
         return await self._do(
             lambda store: store.add_variant(conversation_id, user_message_id, generation_id, model, origin)
+        )
+
+    async def add_results(
+        self,
+        answer_id: str,
+        results: list[tuple[str, str]],
+        generation_id: str,
+        model: str,
+        origin: Origin = "window",
+    ) -> tuple[Rows, Row]:
+        """What an answer's calls gave (call id, content) below it, and the empty answer that comes next.
+
+        Answers these messages and the conversation.
+        """
+        return await self._do(
+            lambda store: store.add_results(answer_id, results, generation_id, model, origin)
         )
 
     async def add_branch(
@@ -194,6 +227,12 @@ class History:
         """
         return self._submit(lambda store: store.finish(event))
 
+    async def responses(self, action: Callable[[ResponseTable], T]) -> T:
+        """What `action` gives, done in the writer thread."""
+        table = self._responses
+        assert table is not None
+        return await self._do(lambda _: action(table))
+
     async def close(self) -> None:
         """Write what is pending and let go of the file. May be called twice."""
         with self._lock:
@@ -237,6 +276,7 @@ class History:
             return
         try:
             self._store = Conversations(connection)
+            self._responses = ResponseTable(connection)
             try:
                 self._store.recover()
             except sqlite3.Error as error:

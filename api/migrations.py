@@ -62,6 +62,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX message_parent ON message (parent_id)",
         "CREATE INDEX message_streaming ON message (status) WHERE status = 'streaming'",
     ),
+    ("ALTER TABLE message ADD COLUMN tool_call_id TEXT",),
 )
 """Statement lists; entry n leads from `user_version` n to n + 1. Only ever appended to."""
 

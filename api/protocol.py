@@ -6,8 +6,6 @@ Frames from the server are events (`engine.events`) and the four built here: hel
 from __future__ import annotations
 
 import json
-import math
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -21,6 +19,9 @@ from pydantic import (
     model_validator,
 )
 
+from api.cleanjson import MAX_DEPTH as MAX_DEPTH
+from api.cleanjson import MAX_VALUES as MAX_VALUES
+from api.cleanjson import decode as decode
 from api.refusals import refusal
 from engine.commands import MAX_PROMPT_LOOKUP
 from engine.errors import ErrorInfo, TokenglassError
@@ -30,18 +31,16 @@ PROTOCOL_VERSION = 1
 MAX_MESSAGE_BYTES = 1 << 20
 MAX_UNANSWERED = 64
 MAX_CLIENTS = 256
-MAX_DEPTH = 64
 MAX_ID_CHARS = 1000
-MAX_VALUES = 50_000
-"""In one frame. Parsing holds up the whole app, and many small values take far longer than long texts."""
+
+MAX_TOOL_RESULT = 1 << 18
+"""Characters of what a call gave."""
 
 MAX_TEMPLATE_VARIABLES = 32
 MAX_TEMPLATE_CHARS = 1 << 16
 """Of a template's variables, as JSON."""
 RESERVED_VARIABLES = frozenset(("messages", "tools", "add_generation_prompt", "bos_token", "eos_token"))
 """What a chat template gets from elsewhere."""
-
-_TEXT = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 
 
 def _template_variables(variables: dict[str, Any]) -> dict[str, Any]:
@@ -181,6 +180,15 @@ class Fork(BaseCommand):
     on_disconnect: Literal["continue", "cancel"] = "continue"
 
 
+class ToolResult(BaseCommand):
+    """Give what a call of a finished generation gave; with the last result another one goes on from there."""
+
+    type: Literal["tool_result"]
+    generation_id: Id
+    call_id: Id
+    content: str = Field(max_length=MAX_TOOL_RESULT)
+
+
 class Embed(BaseCommand):
     """Embeddings of texts, on a model that gives some."""
 
@@ -276,6 +284,32 @@ class ConversationsCreate(BaseCommand):
     system: str | None = Field(None, max_length=100_000)
 
 
+class ConversationsExport(BaseCommand):
+    """A conversation with all its branches as JSON for a file, or the branch shown as Markdown."""
+
+    type: Literal["conversations.export"]
+    conversation_id: Id | None = None
+    all: bool = False
+    """All conversations, in place of one."""
+    format: Literal["json", "markdown"] = "json"
+
+    @model_validator(mode="after")
+    def _one_or_all(self) -> ConversationsExport:
+        if (self.conversation_id is None) != self.all:
+            raise ValueError("give either conversation_id or all")
+        if self.all and self.format == "markdown":
+            raise ValueError("Markdown is made of one conversation at a time")
+        return self
+
+
+class ConversationsImport(BaseCommand):
+    """New conversations from a file; none that is there is changed."""
+
+    type: Literal["conversations.import"]
+    data: dict[str, Any] | list[Any]
+    """What stands in the file."""
+
+
 class ConversationsRename(BaseCommand):
     type: Literal["conversations.rename"]
     conversation_id: Id
@@ -325,6 +359,7 @@ Command = Annotated[
     | Rewind
     | Inject
     | Fork
+    | ToolResult
     | Embed
     | Subscribe
     | Unsubscribe
@@ -339,6 +374,8 @@ Command = Annotated[
     | ConversationsList
     | ConversationsGet
     | ConversationsCreate
+    | ConversationsExport
+    | ConversationsImport
     | ConversationsRename
     | ConversationsDelete
     | ConversationsRestore
@@ -350,45 +387,6 @@ Command = Annotated[
 ]
 _commands: TypeAdapter[Command] = TypeAdapter(Command)
 
-NOT_BUILT = frozenset(
-    (
-        "tool_result",
-        "conversations.export",
-        "conversations.import",
-    )
-)
-"""Commands of the contract that answer `not_implemented`."""
-
-
-def decode(text: str) -> dict[str, Any]:
-    """The object in a frame. Raises TokenglassError `invalid_json`.
-
-    Stricter than JSON in what some parser down the line could take otherwise: no name twice in an
-    object, no NaN or infinity, no unpaired surrogates, nesting at most 64 deep, at most 50,000 values.
-    """
-    if text.count(",") >= MAX_VALUES and _TEXT.sub("", text).count(",") >= MAX_VALUES:
-        raise TokenglassError("invalid_json", f"more than {MAX_VALUES} values in one frame")
-    try:
-        data = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
-        if "\\u" in text:
-            json.dumps(data, ensure_ascii=False).encode()
-    except RecursionError:
-        raise TokenglassError("invalid_json", "nested too deeply") from None
-    except UnicodeEncodeError:
-        raise TokenglassError("invalid_json", "half of a surrogate pair isn't a character") from None
-    except json.JSONDecodeError as error:
-        what = "begins with a byte order mark" if text.startswith("\ufeff") else f"not JSON: {error}"
-        raise TokenglassError("invalid_json", what) from None
-    except _UncleanError as error:
-        raise TokenglassError("invalid_json", f"not JSON: {error}") from None
-    except ValueError:  # Python's limit for whole numbers, which speaks of Python
-        raise TokenglassError("invalid_json", "a number has too many digits") from None
-    if not isinstance(data, dict):
-        raise TokenglassError("invalid_json", "a frame must be one JSON object")
-    if _too_deep(data):
-        raise TokenglassError("invalid_json", "nested too deeply")
-    return data
-
 
 def command_id(data: Mapping[str, Any]) -> CommandId:
     """The id to answer under. Raises TokenglassError where it is too long to be sent back."""
@@ -398,49 +396,11 @@ def command_id(data: Mapping[str, Any]) -> CommandId:
     return value
 
 
-class _UncleanError(ValueError):
-    """What some parser might take for JSON."""
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(pairs)
-    if len(data) != len(pairs):
-        raise _UncleanError("a name stands twice in one object")
-    return data
-
-
-def _no_constant(name: str) -> Any:
-    raise _UncleanError(f"{name} isn't a JSON number")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise _UncleanError("a number is too large")
-    return value
-
-
-def _too_deep(data: object) -> bool:
-    level: list[Any] = [data]
-    for _ in range(MAX_DEPTH):
-        level = [
-            value
-            for container in level
-            for value in (container.values() if isinstance(container, dict) else container)
-            if isinstance(value, dict | list)
-        ]
-        if not level:
-            return False
-    return True
-
-
 def parse_command(data: Mapping[str, Any]) -> Command:
     """Check one decoded frame. Raises TokenglassError with the first wrong argument's path."""
     name = data.get("type")
     if not isinstance(name, str):
         raise TokenglassError("invalid_argument", "a command needs a type", path="type")
-    if name in NOT_BUILT:
-        raise TokenglassError("not_implemented", f"{name} is not built yet")
     # null stands for an argument left out
     data = {key: value for key, value in data.items() if value is not None or key == "id"}
     try:
@@ -468,7 +428,18 @@ def _dump(value: object) -> Any:
     raise TypeError(f"{type(value).__name__} doesn't belong in a frame")
 
 
+class Encoded(dict[str, Any]):
+    """A result together with its JSON text, where making that takes too long for the loop's thread."""
+
+    def __init__(self, value: Mapping[str, Any], text: bytes) -> None:
+        super().__init__(value)
+        self.text = text
+
+
 def reply_ok(command_id: CommandId, result: object) -> bytes:
+    if isinstance(result, Encoded):
+        head = encode({"type": "reply", "id": command_id, "ok": True})
+        return b'%s,"result":%s}' % (head[:-1], result.text)
     return encode({"type": "reply", "id": command_id, "ok": True, "result": result})
 
 

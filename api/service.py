@@ -10,16 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from api import protocol
+from api import exchange, protocol
 from api.bus import EventBus
 from api.clients import Client
 from api.fit import Fit, estimated_config
 from api.hands import Answer, Hand, Hands
 from api.history import History
 from api.library import Library
+from api.markdown import markdown
 from api.settings import SettingsStore
 from api.state import State
 from api.supervisor import Supervisor
+from api.toolresults import ToolResults
 from engine import commands
 from engine.errors import ErrorInfo, TokenglassError
 from engine.events import (
@@ -63,9 +65,11 @@ class Service:
     raise_window: Callable[[], None] | None = None
     """Set by the window; without one `window.raise` answers `not_found`."""
     hands: Hands = field(init=False)
+    tool_results: ToolResults = field(init=False)
 
     def __post_init__(self) -> None:
         self.hands = Hands(self.bus, self.state, self.supervisor, self.history)
+        self.tool_results = ToolResults(self.bus, self.state, self.supervisor, self.history)
 
     async def execute(
         self, client: Client, command: protocol.Command, received_t: float, answer: Answer
@@ -78,6 +82,8 @@ class Service:
             await self.hands.do(command, answer)
         elif isinstance(command, protocol.Fork):
             await self.hands.fork(client, command, received_t, answer)
+        elif isinstance(command, protocol.ToolResult):
+            await self.tool_results.give(client, command, received_t, answer)
         elif isinstance(command, protocol.Embed):
             await self.hands.embed(command, answer)
         else:
@@ -155,6 +161,7 @@ class Service:
         def start() -> None:
             self.bus.publish_all(changed)
             self.bus.publish(queued)
+            self.tool_results.watch(work, queued, command.on_disconnect)
             self.supervisor.submit(work)
 
         return Outcome(result, start)
@@ -295,6 +302,25 @@ class Service:
         conversation = await self.history.create(command.title, system)
         return self._changed("conversation.created", conversation)
 
+    async def _conversations_export(self, command: protocol.ConversationsExport) -> Outcome:
+        conversation_id = command.conversation_id
+        if command.format == "json":
+            conversations = await self.history.export(conversation_id)
+            return Outcome(await asyncio.to_thread(exchange.encoded, exchange.archive(conversations)))
+        assert conversation_id is not None
+        shown = await self.history.get(conversation_id)
+        return Outcome({"markdown": await asyncio.to_thread(markdown, **shown)})
+
+    async def _conversations_import(self, command: protocol.ConversationsImport) -> Outcome:
+        read = await asyncio.to_thread(exchange.read, command.data)
+        stored = await self.history.store_all(read)
+        # as they are listed: the last one told is the one used last
+        events = [
+            ConversationChanged(type="conversation.created", conversation=conversation)
+            for conversation in reversed(stored)
+        ]
+        return Outcome({"conversations": stored}, lambda: self.bus.publish_all(events))
+
     async def _conversations_rename(self, command: protocol.ConversationsRename) -> Outcome:
         conversation = await self.history.rename(command.conversation_id, command.title)
         return self._changed("conversation.updated", conversation)
@@ -356,6 +382,8 @@ _HANDLERS: dict[type[protocol.BaseCommand], _Handler] = {
     protocol.ConversationsList: Service._conversations_list,
     protocol.ConversationsGet: Service._conversations_get,
     protocol.ConversationsCreate: Service._conversations_create,
+    protocol.ConversationsExport: Service._conversations_export,
+    protocol.ConversationsImport: Service._conversations_import,
     protocol.ConversationsRename: Service._conversations_rename,
     protocol.ConversationsDelete: Service._conversations_delete,
     protocol.ConversationsRestore: Service._conversations_restore,

@@ -47,6 +47,8 @@ class GenerationQueued(GenerationEvent):
     """The message that the answer is written to, where a conversation keeps it."""
     input: str = ""
     """The last user message or the prompt, cut at 2,000 characters."""
+    continues: str | None = None
+    """The generation whose calls have their results now."""
 
 
 class GenerationStarted(GenerationEvent):

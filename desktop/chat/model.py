@@ -61,8 +61,20 @@ Message = Mapping[str, Any]
 
 
 def is_shown(message: Message) -> bool:
-    """Whether the transcript has a row for a stored message."""
+    """Whether the transcript has a row for a stored message. What calls gave stands with the calls."""
     return message.get("role") in ("user", "assistant")
+
+
+def with_results(messages: Iterable[Message]) -> list[Message]:
+    """Those of a branch that have a row, each answer with its `tool_results`: pairs of call id and text."""
+    shown: list[Message] = []
+    for message in messages:
+        if is_shown(message):
+            shown.append(message)
+        elif message.get("role") == "tool" and shown and (call_id := message.get("tool_call_id")):
+            results = (*shown[-1].get("tool_results", ()), (call_id, message.get("content") or ""))
+            shown[-1] = {**shown[-1], "tool_results": results}
+    return shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +96,8 @@ class Turn:
     error: ErrorInfo | None = None
     finish_reason: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
+    tool_results: tuple[tuple[str, str], ...] = ()
+    """What the calls gave, each with its call's id."""
     reasoning: str = ""
     variants: tuple[str, ...] = ()
     """Ids of all answers to the same message, this one among them."""
@@ -127,6 +141,7 @@ class Turn:
             error=ErrorInfo.model_validate(error) if error else None,
             finish_reason=message.get("finish_reason") or "",
             tool_calls=tuple(ToolCall.model_validate(call) for call in calls),
+            tool_results=tuple(message.get("tool_results") or ()),
             reasoning=message.get("reasoning") or "",
             variants=tuple(_id(variant) for variant in message.get("variants") or ()),
             variant=int(message.get("variant") or 0),

@@ -24,7 +24,7 @@ from desktop.chat.alternatives import Alternatives
 from desktop.chat.composer import Composer
 from desktop.chat.empty import EmptyState
 from desktop.chat.live import Generation, Generations
-from desktop.chat.model import Message, TranscriptModel, Turn, is_shown
+from desktop.chat.model import Message, TranscriptModel, Turn, is_shown, with_results
 from desktop.chat.view import TranscriptView
 from desktop.theme import BODY, Theme
 from engine.events import (
@@ -76,6 +76,8 @@ class ChatPane(QWidget):
         self._conversation_id: str | None = None
         self._live = False
         self._live_client: str | None = None
+        self._callers: dict[str, str] = {}
+        """The answer whose call gave a result, by the result's message."""
         self._drafts: dict[str | None, str] = {}
         self._busy = False
         self._shown: tuple[str, bool, bool] | None = None
@@ -145,7 +147,10 @@ class ChatPane(QWidget):
         former, was_live = self._conversation_id, self._live
         same = identifier == former and not was_live
         self._conversation_id, self._live = identifier, False
-        messages = [message for message in data["messages"] if is_shown(message)] if data is not None else []
+        messages = with_results(data["messages"]) if data is not None else []
+        self._callers.clear()
+        for message in data["messages"] if data is not None else ():
+            self._caller(message)
         if same:
             self._branch(messages)
         else:
@@ -272,20 +277,39 @@ class ChatPane(QWidget):
         if self._live or event.conversation_id != self._conversation_id:
             return
         if not is_shown(event.message):
+            self._result(event.message)
             return
         turn = Turn.from_message(event.message)
         row = self.model.row_of(turn.id)
         if row is not None:
             old = self.model.turn(row)
+            turn = replace(turn, tool_results=old.tool_results)
             if not turn.variants:
                 turn = replace(turn, variants=old.variants, variant=old.variant)
             self.model.put(row, replace(self._known(turn), client_name=old.client_name))
             return
         self._place(self._known(turn))
 
+    def _caller(self, message: Message) -> str | None:
+        """The answer whose call gave this result; None for another message."""
+        parent = message.get("parent_id")
+        if message.get("role") != "tool" or parent is None:
+            return None
+        caller = self._callers[message["id"]] = self._callers.get(parent, parent)
+        return caller
+
+    def _result(self, message: Message) -> None:
+        """Put what a call gave with the call."""
+        caller = self._caller(message)
+        row = self.model.row_of(caller) if caller is not None else None
+        if row is not None:
+            results = dict(self.model.turn(row).tool_results) | {message["tool_call_id"]: message["content"]}
+            self.model.change(row, tool_results=tuple(results.items()))
+
     def _place(self, turn: Turn) -> None:
         """Put a new message where it belongs: at the end, or in place of another branch."""
-        parent = self.model.row_of(turn.parent_id) if turn.parent_id else -1
+        above = self._callers.get(turn.parent_id, turn.parent_id) if turn.parent_id else None
+        parent = self.model.row_of(above) if above else -1
         if parent is None:
             return
         below = parent + 1

@@ -16,6 +16,8 @@ from desktop.chat.textlayout import Selection
 
 BAR = 172
 """Width of the ledger and of the prompt's progress."""
+RESULT_SHOWN = 500
+"""Characters of what a call gave that are looked at."""
 MIDDLE = Qt.AlignmentFlag.AlignVCenter
 
 
@@ -107,8 +109,8 @@ def _head(painter: QPainter, row: Row, at: QPointF) -> None:
 
 
 def _calls(painter: QPainter, row: Row, at: QPointF) -> None:
-    """One line for each tool call."""
-    style = row.style
+    """One line for each tool call, with what it gave."""
+    style, results = row.style, dict(row.turn.tool_results)
     y = row.cards_top
     for call in row.turn.tool_calls:
         card = QRectF(0, y, row.width, CARD).translated(at)
@@ -123,11 +125,16 @@ def _calls(painter: QPainter, row: Row, at: QPointF) -> None:
         inner.setLeft(inner.left() + style.small_bold_metrics.horizontalAdvance(name) + 8)
         painter.setFont(style.small_code)
         painter.setPen(style.muted)
+        metrics, elide = style.small_code_metrics, Qt.TextElideMode.ElideRight
+        result, room = results.get(call.id), inner.width()
         arguments = " ".join(call.arguments.split())
-        metrics = style.small_code_metrics
-        painter.drawText(
-            inner, MIDDLE, metrics.elidedText(arguments, Qt.TextElideMode.ElideRight, inner.width())
-        )
+        text = metrics.elidedText(arguments, elide, room if result is None else room / 2)
+        painter.drawText(inner, MIDDLE, text)
+        if result is not None:
+            inner.setLeft(inner.left() + metrics.horizontalAdvance(text) + 8)
+            told = "→ " + " ".join(result[:RESULT_SHOWN].split())
+            painter.setPen(style.text)
+            painter.drawText(inner, MIDDLE, metrics.elidedText(told, elide, inner.width()))
         y += CARD + 8
 
 

@@ -385,8 +385,8 @@ def limit_pages(history: History, pages: int) -> Awaitable[None]:
     """Make the database as full as a disk gets."""
 
     def action(store: Any) -> None:
-        store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        store._db.execute(f"PRAGMA max_page_count = {pages}")
+        store.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        store.db.execute(f"PRAGMA max_page_count = {pages}")
 
     return history._do(action)
 

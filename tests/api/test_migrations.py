@@ -32,6 +32,7 @@ threading.Thread(target=lambda: (time.sleep(float(sys.argv[2])), os.kill(os.getp
 open_database(Path(sys.argv[1]))
 """
 V2 = (*MIGRATIONS, ("ALTER TABLE conversation ADD COLUMN colour TEXT", "CREATE TABLE extra (a)"))
+BACKUP = f"history.db.backup-v{len(MIGRATIONS)}"
 
 
 @pytest.fixture
@@ -93,12 +94,12 @@ def test_opening_again_changes_nothing_and_leaves_nothing(database: Path) -> Non
 def test_migration_makes_a_backup_first(database: Path) -> None:
     fill(database)
     with closing(open_database(database, V2)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone()[0] == 2
+        assert connection.execute("PRAGMA user_version").fetchone()[0] == len(V2)
         assert connection.execute("SELECT title, colour FROM conversation").fetchone()[:] == ("kept", None)
-    backup = database.with_name("history.db.backup-v1")
+    backup = database.with_name(BACKUP)
     assert backup.stat().st_mode & 0o777 == 0o600
     with closing(sqlite3.connect(backup)) as copy:
-        assert copy.execute("PRAGMA user_version").fetchone()[0] == 1
+        assert copy.execute("PRAGMA user_version").fetchone()[0] == len(MIGRATIONS)
         assert copy.execute("SELECT title FROM conversation").fetchall() == [("kept",)]
         assert copy.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
     assert sorted(entry.name for entry in database.parent.iterdir()) == ["history.db", backup.name]
@@ -108,7 +109,7 @@ def test_backup_has_what_is_only_in_the_wal(database: Path) -> None:
     subprocess.run([sys.executable, "-c", DIE_WITH_A_WAL, str(database)], check=True, timeout=60)
     assert database.with_name("history.db-wal").stat().st_size > 0
     open_database(database, V2).close()
-    with closing(sqlite3.connect(database.with_name("history.db.backup-v1"))) as copy:
+    with closing(sqlite3.connect(database.with_name(BACKUP))) as copy:
         assert copy.execute("SELECT title FROM conversation").fetchall() == [("in the wal",)]
 
 
@@ -119,7 +120,7 @@ def test_failed_migration_leaves_the_old_version(database: Path) -> None:
         open_database(database, broken)
     assert caught.value.code == "storage"
     with closing(open_database(database)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone()[0] == 1
+        assert connection.execute("PRAGMA user_version").fetchone()[0] == len(MIGRATIONS)
         names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
         assert "extra" not in names
         assert connection.execute("SELECT title FROM conversation").fetchone()[0] == "kept"
@@ -167,7 +168,7 @@ def test_database_of_another_program(tmp_path: Path) -> None:
 def test_damaged_names_the_backup(database: Path) -> None:
     open_database(database, V2).close()
     database.write_bytes(b"broken")
-    assert "history.db.backup-v1" in str(refused(database).info.hint)
+    assert BACKUP in str(refused(database).info.hint)
 
 
 @pytest.fixture

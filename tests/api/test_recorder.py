@@ -233,7 +233,7 @@ def test_a_full_disk_is_told_once_and_made_up_for(tmp_path: Path, monkeypatch: p
         _, answer = await history.add_turn(key, "q", "g", "m")
 
         def pages(number: int) -> Callable[..., None]:
-            return lambda store: store._db.execute(f"PRAGMA max_page_count = {number}")
+            return lambda store: store.db.execute(f"PRAGMA max_page_count = {number}")
 
         await history._do(pages(1))
         setup.bus.publish(queued("g", answer["id"]))

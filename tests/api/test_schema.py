@@ -183,11 +183,17 @@ async def every_command(do: Session, home: Path, seed: int) -> None:
     await do("conversations.rename", conversation_id=conversation, title="other")
     await do("conversations.get", conversation_id=conversation)
     await do("conversations.search", query="hello")
+    file = (await do("conversations.export", conversation_id=conversation))["data"]
+    await do("conversations.export", conversation_id=conversation, format="markdown")
+    await do("conversations.import", data=file)
     await do("conversations.list")
     await do("conversations.delete", conversation_id=conversation)
     await do("conversations.restore", conversation_id=conversation)
     tools = [{"type": "function", "function": {"name": "clock", "parameters": {"type": "object"}}}]
-    await do.wire.finished((await do("generate", messages=HI, tools=tools))["generation_id"])
+    asked = (await do("generate", messages=HI, tools=tools))["generation_id"]
+    (call,) = (await do.wire.finished(asked))["tool_calls"]
+    following = await do("tool_result", generation_id=asked, call_id=call["id"], content="12:30")
+    await do.wire.finished(following["generation_id"])
     generation = (await do("generate", messages=HI, tools=tools, logprobs=2))["generation_id"]
     hands: list[tuple[str, dict[str, Any]]] = [
         ("step", {"tokens": 3}),
@@ -228,7 +234,7 @@ def test_real_traffic(tmp_path: Path, seed: int) -> None:
     async def body() -> None:
         script = '<tool_call>{"name": "clock"%2C "arguments": {}}</tool_call> and so on'
         async with (
-            app(tmp_path, f"fake:tokens=40,delay_ms=4,script={script}") as core,
+            app(tmp_path, f"fake:tokens=80,delay_ms=4,script={script}") as core,
             client(core, "?name=schema") as wire,
         ):
             do = Session(wire)

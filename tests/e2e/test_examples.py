@@ -118,6 +118,19 @@ def test_steer(tmp_path: Path, model: str) -> None:
         assert steered.removeprefix("steered:")[:8] == branch[:8], "they have their beginning in common"
 
 
+def test_tools(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with serve(home, "starter") as app:
+        with SyncClient.discover(home) as client:
+            client.request("settings.set", settings={"sampling": {"temperature": 0}})
+        with example(app, "tools.py", "how much is 4821 + 977") as script:
+            assert script.process.wait(START_LIMIT_S) == 0, script.output
+            called, answer = script.output.strip().splitlines()
+            assert called.startswith('calculator {"expression":')
+            assert called.endswith("-> 5798")
+            assert "5798" in answer
+
+
 def test_publish(tmp_path: Path) -> None:
     with serve(tmp_path / "home") as app, SyncClient.discover(app.home) as client:
         client.request("subscribe", events=["metrics.custom"])

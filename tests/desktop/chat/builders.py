@@ -30,7 +30,11 @@ TIMINGS = {
 
 
 def message(
-    identifier: str, role: Literal["user", "assistant"], content: str, parent: str | None = None, **more: Any
+    identifier: str,
+    role: Literal["user", "assistant", "tool"],
+    content: str,
+    parent: str | None = None,
+    **more: Any,
 ) -> dict[str, Any]:
     """A message as `conversations.get` answers it."""
     stored = {

@@ -197,6 +197,45 @@ def test_an_error_says_what_happened(pane: ChatPane, stream: Stream) -> None:
     pane.grab()
 
 
+def test_what_calls_gave_stands_with_them(pane: ChatPane, stream: Stream) -> None:
+    """Live, and when the conversation is opened again; the answer that goes on stands below."""
+    calls = [ToolCall(id=key, name="clock", arguments="{}") for key in ("t1", "t2")]
+    pane.consume(
+        stream(*asked(), *(ToolCallDone(generation_id="g1", call=call) for call in calls), finished(""))
+    )
+    results = [
+        message(f"r{n}", "tool", f"12:3{n}", "a1" if n == 1 else "r1", tool_call_id=f"t{n}") for n in (1, 2)
+    ]
+    answer = message("a2", "assistant", "", "r2", status="streaming", generation_id="g2")
+    pane.consume(stream(*map(stored, results), stored(answer), queued("g2", message_id="a2"), started("g2")))
+    pane.consume(stream(delta("Half past", "g2")))
+    told = (("t1", "12:31"), ("t2", "12:32"))
+    assert pane.model.turn(1).tool_results == told
+    assert texts(pane)[1:] == [("assistant", ""), ("assistant", "Half past")]
+    pane.consume(stream(finished("Half past twelve.", "g2")))
+    pane.consume(
+        stream(stored(message("a1", "assistant", "", "u1", tool_calls=[c.model_dump() for c in calls])))
+    )
+    assert pane.model.turn(1).tool_results == told
+    # another answer to the results takes the place of the first
+    pane.consume(stream(stored(message("a3", "assistant", "Noon.", "r2", variants=["a2", "a3"], variant=1))))
+    assert texts(pane)[1:] == [("assistant", ""), ("assistant", "Noon.")]
+    again = [
+        message("u1", "user", "Hello?"),
+        message("a1", "assistant", "", "u1", tool_calls=[call.model_dump() for call in calls]),
+        *results,
+        message("a3", "assistant", "Noon.", "r2"),
+    ]
+    pane.show_conversation(None)
+    pane.show_conversation(conversation(*again))
+    assert pane.model.turn(1).tool_results == told
+    assert pane.model.turn(2).text == "Noon."
+    pane.grab()
+    with_four = message("a4", "assistant", "One.", "r2", variants=["a3", "a4"], variant=1)
+    pane.consume(stream(stored(with_four)))
+    assert texts(pane)[1:] == [("assistant", ""), ("assistant", "One.")]
+
+
 def test_tool_calls_and_reasoning(pane: ChatPane, stream: Stream, qtbot: QtBot) -> None:
     call = ToolCall(id="t", name="calculator", arguments='{"expression": "12 + 30"}')
     pane.consume(stream(*asked(), ReasoningDelta(generation_id="g1", text="Let me see", tokens=[])))
