@@ -57,7 +57,7 @@ def guarded(action: Callable[[], int]) -> int:
         return 1
 
 
-_USAGE_PATHS = frozenset(("host", "allow_origin", "token", "names"))
+_USAGE_PATHS = frozenset(("host", "allow_origin", "token", "token_name", "can", "names"))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -139,6 +139,18 @@ def build_parser() -> argparse.ArgumentParser:
     files.add_parser(
         "import", parents=[common], help="a file of ours, ChatGPT's conversations.json, or a list of messages"
     ).add_argument("file", metavar="FILE")
+
+    token = commands.add_parser("token", parents=[common], help="further tokens, for scripts")
+    tokens = token.add_subparsers(dest="action", metavar="ACTION")
+    tokens.add_parser("list", parents=[common], help="names and permissions (the default)")
+    add = tokens.add_parser("add", parents=[common], help="make one, and print it this once")
+    add.add_argument("name", metavar="NAME")
+    add.add_argument(
+        "--can", type=_names, required=True, metavar="LIST", help="of: observe,generate,control,manage"
+    )
+    tokens.add_parser("revoke", parents=[common], help="let one in no longer").add_argument(
+        "name", metavar="NAME"
+    )
 
     bench = commands.add_parser("bench", parents=[common], help="what the app costs beside the bare engine")
     bench.add_argument("--json", action="store_true")
@@ -242,6 +254,12 @@ def options_from(args: argparse.Namespace) -> Options:
 def _run(
     parser: argparse.ArgumentParser, args: argparse.Namespace, window: Run | None, selftest: Run | None
 ) -> int:
+    # taken out of the environment, so that no process started from here inherits it
+    token = os.environ.pop("TOKENGLASS_TOKEN", None)
+    if getattr(args, "token", None) is None:
+        args.token = token
+    elif args.token:  # nor by way of our arguments, which `multiprocessing` hands on
+        sys.argv[:] = [text.replace(args.token, "[token]") for text in sys.argv]
     if args.command is None or args.command == "selftest":
         action = window if args.command is None else selftest
         if action is None:
@@ -253,7 +271,8 @@ def _run(
         from api import serve
 
         return serve.run(options_from(args))
-    command = importlib.import_module(f"api.commands.{args.command}")
+    module = "tokens" if args.command == "token" else args.command  # Python has a module `token`
+    command = importlib.import_module(f"api.commands.{module}")
     return int(command.run(args))
 
 
@@ -278,6 +297,10 @@ def _cells(text: str) -> int:
     if 0 < cells < MIN_CELLS:
         raise argparse.ArgumentTypeError(f"{cells} isn't 0 (enough for all slots), or {MIN_CELLS} or more")
     return cells
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
 
 
 def _named(text: str) -> str:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from api.permissions import NOBODY, Grant, Permission
 from engine.events import ClientConnected, ClientDisconnected, ClientMetrics, ClientTraffic, Event
 from engine.types import Origin
 
@@ -70,7 +71,9 @@ class Client:
     client_id: str
     name: str
     origin: Origin
-    key: str | None = None
+    key: tuple[Grant, str] | None = None
+    grant: Grant = NOBODY
+    """What its token lets it do."""
     own: set[str] = field(default_factory=set)
     """Generations it started; their events always reach it."""
     last_cut: str | None = None
@@ -92,6 +95,9 @@ class Client:
     """`sent_bytes` and `sent_events` when its traffic was last told."""
     _own_order: deque[str] = field(default_factory=deque)
 
+    def may(self, permission: Permission) -> bool:
+        return permission in self.grant.permissions
+
     def add_own(self, generation_id: str) -> None:
         self.own.add(generation_id)
         self._own_order.append(generation_id)
@@ -107,21 +113,22 @@ class Clients:
     ) -> None:
         self._publish = publish
         self._clock = clock
-        self._by_key: dict[str, Client] = {}
+        self._by_key: dict[tuple[Grant, str], Client] = {}
         self._connected: dict[str, Client] = {}
         self._told_t = clock()
         self._quiet = True
         """Nothing was to be told the last time."""
 
-    def connect(self, name: str, origin: Origin, key: str | None = None) -> Client:
-        """A client for a new connection; the same one again where `key` is remembered."""
+    def connect(self, name: str, origin: Origin, key: str | None = None, grant: Grant = NOBODY) -> Client:
+        """A client for a new connection; the same one again where `key` is remembered for its token."""
         self._forget()
-        client = self._by_key.get(key) if key is not None else None
+        identity = (grant, key) if key is not None else None
+        client = self._by_key.get(identity) if identity is not None else None
         name = clean_name(name)
         if client is None:
-            client = Client(f"client_{secrets.token_hex(6)}", name or origin, origin, key)
-            if key is not None:
-                self._by_key[key] = client
+            client = Client(f"client_{secrets.token_hex(6)}", name or origin, origin, identity, grant)
+            if identity is not None:
+                self._by_key[identity] = client
         elif name:
             client.name = name
         client.connections += 1

@@ -30,6 +30,7 @@ from api.settings import SettingsStore
 from api.state import State
 from api.supervisor import Supervisor
 from api.telemetry import Telemetry
+from api.tokens import Tokens
 from api.version import VERSION
 from engine.errors import TokenglassError
 from engine.events import LogLine, ModelFailed, ModelLoaded
@@ -140,6 +141,7 @@ class Core:
         self.bus.add_fold(self._learn)
         first = await self._first_model()
         allowed = (*self.settings.current.allow_origins, *self.options.allow_origins)
+        tokens = Tokens(self.token, self.paths.tokens_file)
         allow_many_files()
         sock = listen(host, self.options.port, self.settings.current.port)
         stack.callback(sock.close)
@@ -148,7 +150,7 @@ class Core:
         self.url, self.base_url = f"ws://{place}/v1/live", f"http://{place}/v1"
         about = {"name": "tokenglass", "version": VERSION, "pid": os.getpid()}
         self._server = LiveServer(self.bus, self.state, self.service, self.clients, about, self.run_id)
-        await self._server.start(sock, Guard(host, port, self.token, allowed))
+        await self._server.start(sock, Guard(host, port, tokens, allowed))
         stack.push_async_callback(self._stop)
         announcement = discovery.Announcement(self.paths.server_file, self.paths.token_file)
         stack.callback(announcement.withdraw)

@@ -22,10 +22,10 @@ RAISE_TIMEOUT_S = 3.0
 
 
 class InstanceLock:
-    """Held by the one app of a home for as long as it lives; the system frees it however it ends."""
+    """Held by one process for as long as it lives, as by the one app of a home; the system frees it then."""
 
-    def __init__(self, runtime_dir: Path) -> None:
-        self._path = runtime_dir / "instance.lock"
+    def __init__(self, folder: Path, name: str = "instance.lock") -> None:
+        self._path = folder / name
         self._file: int | None = None
 
     def acquire(self) -> bool:

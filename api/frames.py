@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from api.exchange import Archive
+from api.permissions import Permission
 from api.settings import Settings
 from engine.errors import ErrorInfo
 from engine.events import StepMetrics, SystemMetrics
@@ -123,6 +124,8 @@ class Hello(Value):
     """Number of the last event."""
     last_cut: Literal["slow"] | None
     """Why this client's last connection was cut; told once."""
+    permissions: list[Permission]
+    """What its token lets it do."""
 
 
 class Reset(Value):

@@ -11,13 +11,13 @@ from websockets.asyncio.server import ServerConnection
 from websockets.datastructures import Headers
 from websockets.http11 import Response
 
+from api import heads
 from api.http import MAX_HEAD_BYTES, Answer, HttpConnection, Router
 
 READ_BYTES = 1 << 14
 """Taken from a connection at once: what small frames it may hold are parsed without a pause."""
 FIRST_HEAD_S = 2.0
 """How long the first request's head may take."""
-_HEAD_END = b"\r\n\r\n"
 _UPGRADE = re.compile(rb"(?im)^upgrade[ \t]*:[^\r\n]*websocket")
 _BODY = re.compile(rb"(?im)^(?:transfer-encoding|content-length)[ \t]*:[ \t]*(?!0[ \t]*\r$)")
 
@@ -82,14 +82,14 @@ class Connection(ServerConnection):
             if self.watcher is not None:
                 self.watcher.heard()
             return
-        start = max(0, len(self._head) - len(_HEAD_END))
+        start = max(0, len(self._head) - 3)
         self._head += data
-        end = self._head.find(_HEAD_END, start)
-        if end < 0 and len(self._head) <= MAX_HEAD_BYTES:
+        end = heads.END.search(self._head, start)
+        if end is None and len(self._head) <= MAX_HEAD_BYTES:
             return
         self._decided()
         come = bytes(self._head)
-        if end >= 0 and asks_for_upgrade(come[: end + len(_HEAD_END)]):
+        if end is not None and asks_for_upgrade(come[: end.end()]):
             self._head = None
             super().connection_made(self.transport)
             super().data_received(come)
@@ -108,7 +108,8 @@ class Connection(ServerConnection):
 
 def asks_for_upgrade(head: bytes) -> bool:
     """Whether a request's head is for the WebSocket library, which takes no body."""
-    return head.startswith(b"GET ") and _UPGRADE.search(head) is not None and _BODY.search(head) is None
+    wanted = head.startswith(b"GET ") and _UPGRADE.search(head) is not None and _BODY.search(head) is None
+    return wanted and heads.problem(head) is None  # a bad head is answered there
 
 
 def as_response(answer: Answer) -> Response:

@@ -19,11 +19,16 @@ from typing import Any, Protocol
 import h11
 from websockets.datastructures import Headers
 
+from api import heads
+from api.permissions import NOBODY, Grant
+
 logger = logging.getLogger(__name__)
 
 MAX_HEAD_BYTES = 1 << 16
 MAX_TARGET_BYTES = 8192
 MAX_BODY_BYTES = 16 << 20
+MAX_STRANGER_BODY_BYTES = 1 << 12
+"""Of who needed no token."""
 MAX_AHEAD_BYTES = 1 << 16
 """Sent ahead of an answer (pipelining); beyond that the connection is cut."""
 HEAD_S = 5.0
@@ -73,6 +78,8 @@ class Request(Head):
     body: bytes
     received_t: float
     """When its last byte had come (monotonic seconds)."""
+    grant: Grant = NOBODY
+    """What its token lets it do."""
 
 
 class Router(Protocol):
@@ -82,8 +89,11 @@ class Router(Protocol):
 
     def lost(self, connection: HttpConnection) -> None: ...
 
-    def judge(self, head: Head) -> Answer | None:
-        """The answer to a request that isn't let in; its body is never read."""
+    def judge(self, connection: HttpConnection, head: Head) -> Answer | Grant:
+        """What a request may do, or the answer where it isn't let in; its body is never read then."""
+
+    def refused(self, status: int, message: str) -> None:
+        """Something that isn't clean HTTP was answered so."""
 
     def common_headers(self, head: Head) -> HeaderList:
         """Headers of every answer to this request."""
@@ -157,6 +167,8 @@ class HttpConnection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
         self._head: Head | None = None
+        self._raw = bytearray()
+        """What came of the present head."""
         self._body = bytearray()
         self._ahead = bytearray()
         self._task: asyncio.Task[None] | None = None
@@ -173,6 +185,8 @@ class HttpConnection(asyncio.Protocol):
         self._moved_t = time.monotonic()
         self.end_reason = "closed"
         """Why the connection ended: `closed`, `lost` or `slow`."""
+        self.grant = NOBODY
+        """What the present request may do."""
 
     # ---- the transport's calls
 
@@ -203,6 +217,8 @@ class HttpConnection(asyncio.Protocol):
         if not self._begun:
             self._begun = True
             self._limit(HEAD_S)
+        if self._head is None:
+            self._raw += data
         self._http.receive_data(data)
         self._advance()
 
@@ -236,8 +252,8 @@ class HttpConnection(asyncio.Protocol):
                         return
                 elif isinstance(event, h11.Data):
                     self._body += event.data
-                    if len(self._body) > MAX_BODY_BYTES:
-                        self._refuse(413, f"a body may have {MAX_BODY_BYTES} bytes")
+                    if len(self._body) > self._max_body:
+                        self._refuse(413, f"a body may have {self._max_body} bytes")
                         return
                 elif isinstance(event, h11.EndOfMessage):
                     self._serve()
@@ -246,38 +262,51 @@ class HttpConnection(asyncio.Protocol):
                     return
         except h11.RemoteProtocolError as error:
             status = 421 if "Host: header" in str(error) else error.error_status_hint
-            message = _HEAD_TOO_LARGE if status == 431 else f"not HTTP: {error}"
-            self._refuse(status, message)
+            self._refuse(status, _HEAD_TOO_LARGE if status == 431 else "not HTTP", str(error))
 
     def _begin(self, event: h11.Request) -> bool:
         """Judge a request by its head; False where it was refused."""
-        headers = Headers((name.decode("latin-1"), value.decode("latin-1")) for name, value in event.headers)
-        head = self._head = Head(event.method.decode("ascii"), event.target.decode("latin-1"), headers)
-        if len(head.target) > MAX_TARGET_BYTES:
+        raw, self._raw = bytes(self._raw), bytearray()
+        end = heads.END.search(raw)
+        if len(event.target) > MAX_TARGET_BYTES:
             self._refuse(414, f"the address is longer than {MAX_TARGET_BYTES} bytes")
             return False
         if sum(len(name) + len(value) + 4 for name, value in event.headers) > MAX_HEAD_BYTES:
             self._refuse(431, _HEAD_TOO_LARGE)  # one that had come whole before the parser looked
             return False
-        if "Transfer-Encoding" in headers and "Content-Length" in headers:
-            self._refuse(400, "Content-Length and Transfer-Encoding exclude each other")
+        if (problem := heads.problem(raw[: end.end()] if end is not None else raw)) is not None:
+            self._refuse(*problem)
             return False
-        if (answer := self._router.judge(head)) is not None:
-            self._close_with(answer)
+        headers = Headers((name.decode("latin-1"), value.decode("latin-1")) for name, value in event.headers)
+        head = self._head = Head(event.method.decode("ascii"), event.target.decode("latin-1"), headers)
+        verdict = self._router.judge(self, head)
+        if isinstance(verdict, Answer):
+            self._close_with(verdict)
             return False
-        if int(headers.get("Content-Length", "0")) > MAX_BODY_BYTES:
-            self._refuse(413, f"a body may have {MAX_BODY_BYTES} bytes")
+        self.grant = verdict
+        if int(headers.get("Content-Length", "0")) > self._max_body:
+            self._refuse(413, f"a body may have {self._max_body} bytes")
             return False
         if self._http.they_are_waiting_for_100_continue:
             self.send(h11.InformationalResponse(status_code=100, headers=[]))
         self._limit(BODY_S)
         return True
 
+    @property
+    def _max_body(self) -> int:
+        return min(MAX_BODY_BYTES, MAX_STRANGER_BODY_BYTES) if self.grant is NOBODY else MAX_BODY_BYTES
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being carried out."""
+        return self._task is not None
+
     def _serve(self) -> None:
         head = self._head
         assert head is not None
         self._stop_timer()
-        request = Request(head.method, head.target, head.headers, bytes(self._body), time.monotonic())
+        received = (bytes(self._body), time.monotonic(), self.grant)
+        request = Request(head.method, head.target, head.headers, *received)
         self._body = bytearray()
         self._exchange = Exchange(self, self._router.common_headers(head))
         self._task = self._loop.create_task(self._carry_out(request, self._exchange))
@@ -311,9 +340,10 @@ class HttpConnection(asyncio.Protocol):
             self._linger()
             return
         self._http.start_next_cycle()
-        self._head = None
+        self._head, self.grant = None, NOBODY
         ahead, self._ahead = bytes(self._ahead), bytearray()
-        self._begun = bool(ahead or self._http.trailing_data[0])
+        self._raw = bytearray(self._http.trailing_data[0] + ahead)
+        self._begun = bool(self._raw)
         self._limit(HEAD_S if self._begun else KEEP_ALIVE_S)
         if ahead:
             self._http.receive_data(ahead)
@@ -351,9 +381,9 @@ class HttpConnection(asyncio.Protocol):
         self.send(h11.Data(data=answer.body))
         self.send(h11.EndOfMessage())
 
-    def _refuse(self, status: int, message: str) -> None:
-        logger.info("a request was refused: %d %s", status, message)
-        self._close_with(error_answer(status, message))
+    def _refuse(self, status: int, message: str, details: str = "") -> None:
+        self._router.refused(status, message)
+        self._close_with(error_answer(status, f"{message}: {details}" if details else message))
 
     def _close_with(self, answer: Answer) -> None:
         """Answer, and end the connection whatever else was sent on it."""

@@ -10,6 +10,7 @@ from typing import Any
 from api import protocol
 from api.bus import EventBus, Subscription
 from api.clients import Clients
+from api.permissions import OWNER
 from api.service import Service
 from engine.errors import TokenglassError
 from engine.types import Origin
@@ -30,7 +31,7 @@ class LocalClient:
         self._bus = bus
         self._service = service
         self._clients = clients
-        self._client = clients.connect(name, origin)
+        self._client = clients.connect(name, origin, grant=OWNER)
         self._closed = False
         self.subscription: Subscription = bus.subscribe(self._client.own, on_ready)
 

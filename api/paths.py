@@ -94,6 +94,11 @@ class Paths:
         return self.runtime_dir / "server.json"
 
     @property
+    def tokens_file(self) -> Path:
+        """Hashes of further tokens (`api.tokens`)."""
+        return self.config_dir / "tokens.json"
+
+    @property
     def token_file(self) -> Path:
         return self.runtime_dir / "token"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -13,11 +12,12 @@ from api.clients import Clients
 from api.guard import Guard, Refusal
 from api.http import Answer, Exchange, Head, HeaderList, HttpConnection, Request, error_answer, json_answer
 from api.openai.dialect import Dialect
+from api.permissions import NOBODY, Grant, path_refusal
+from api.responses.http import ResponsesHttp
+from api.responses.hub import Hub
 
 if TYPE_CHECKING:
     from api.server import LiveServer
-
-logger = logging.getLogger(__name__)
 
 PREFLIGHT_S = 600
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9_-]{1,64}(?:, ?[A-Za-z0-9_-]{1,64}){0,63}")
@@ -30,38 +30,58 @@ class Routes:
         self._server = server
         self._guard = guard
         self._version = version
-        self._connections: set[HttpConnection] = set()
+        self._connections: dict[HttpConnection, None] = {}
+        """Those that have shown a token, in this order."""
         self._metrics = metrics.Metrics(server.state)
         server.bus.add_fold(self._metrics.fold)
         self._dialect = Dialect(server, clients)
+        self.hub = Hub(server, clients)
+        self._responses = ResponsesHttp(self.hub)
 
     def opened(self, connection: HttpConnection) -> None:
-        self._connections.add(connection)
         self._server.opened(connection)
 
     def lost(self, connection: HttpConnection) -> None:
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
         self._server.lost(connection)
 
     # ---- the doors
 
-    def judge(self, head: Head) -> Answer | None:
-        """The answer to a request that isn't let in, or None."""
+    def judge(self, connection: HttpConnection, head: Head) -> Answer | Grant:
+        """What a request may do, or the answer to one that isn't let in."""
         verdict = self._guard.check(head.method, head.target, head.headers)
         if isinstance(verdict, Refusal):
-            logger.info("a request was refused: %d %s", verdict.status, verdict.message)
+            self.refused(verdict.status, verdict.message)
             allow = (("Allow", verdict.allow),) if verdict.allow else ()
             return error_answer(verdict.status, verdict.message, headers=allow)
         if self._server.closing:
             return error_answer(503, "the app is quitting")
-        if len(self._connections) > protocol.MAX_CLIENTS:
-            return error_answer(503, f"{protocol.MAX_CLIENTS} HTTP connections are open already")
-        if verdict.path == doors.LIVE_PATH and not verdict.preflight:
+        if verdict.grant is not NOBODY and not self._has_room(connection):
+            return error_answer(503, f"{protocol.MAX_CLIENTS} HTTP requests are being answered already")
+        if not verdict.preflight and (forbidden := path_refusal(verdict.grant, verdict.path)) is not None:
+            return error_answer(403, forbidden.message, code=forbidden.code)
+        if verdict.path in doors.WEBSOCKET_PATHS and head.method == "GET":
             if head.has_body:
                 return error_answer(400, "the stream takes no body")
             upgrade = (("Upgrade", "websocket"),)
             return error_answer(426, "this is a WebSocket: it must be asked for", headers=upgrade)
-        return None
+        return verdict.grant
+
+    def refused(self, status: int, message: str) -> None:
+        self._server.strangers.refused(status, message)
+
+    def _has_room(self, connection: HttpConnection) -> bool:
+        """Room among those with a token; where there is none, who has nothing answered just now must go."""
+        if connection not in self._connections:
+            if len(self._connections) >= protocol.MAX_CLIENTS:
+                idle = next((other for other in self._connections if not other.busy), None)
+                if idle is None:
+                    return False
+                del self._connections[idle]
+                idle.transport.abort()
+            self._connections[connection] = None
+            self._server.strangers.gone(connection)
+        return True
 
     def common_headers(self, head: Head) -> HeaderList:
         """Lets a page of an allowed origin read the answer."""
@@ -81,6 +101,8 @@ class Routes:
             await exchange.send(Answer(200, self._metrics.text().encode(), metrics.CONTENT_TYPE))
         elif path in documents.FILES:
             await exchange.send(documents.answer(path, request.headers))
+        elif path.startswith(doors.RESPONSES_PATH):
+            await self._responses.serve(path, request, exchange)
         else:
             await self._dialect.serve(path, request, exchange)
 

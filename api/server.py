@@ -25,11 +25,15 @@ from api.clients import Clients
 from api.guard import Guard, Refusal, Visitor
 from api.handshake import Connection, as_response
 from api.http import HttpConnection, error_answer
+from api.permissions import PERMISSIONS, path_refusal
 from api.pump import Pump
+from api.responses import socket as responses
+from api.responses.socket import ResponsesSocket
 from api.routes import Routes
 from api.service import Service
 from api.session import Session
 from api.state import State
+from api.strangers import Strangers
 from engine.errors import TokenglassError
 
 logger = logging.getLogger(__name__)
@@ -41,8 +45,6 @@ GOODBYE_S = 0.5
 """How long clients may take to answer the close frame when the app quits."""
 PORT_TRIES = 20
 MAX_FILES = 4096
-MAX_CONNECTIONS = 1024
-"""Of all kinds, those included that haven't said yet what they want."""
 
 
 class LiveServer:
@@ -69,8 +71,9 @@ class LiveServer:
         self._guard: Guard | None = None
         self._server: Server | None = None
         self._open: set[ServerConnection | HttpConnection] = set()
+        self.strangers = Strangers()
         self._admitted: dict[ServerConnection, Visitor] = {}
-        self._sessions: set[Session] = set()
+        self._sessions: set[Session | ResponsesSocket] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweep: asyncio.TimerHandle | None = None
         self._closing = False
@@ -79,7 +82,8 @@ class LiveServer:
         """Accept connections on a listening socket, which belongs to the server from now on."""
         self._guard = guard
         self.routes = Routes(self, guard, self._clients, str(self._about["version"]))
-        logging.getLogger("websockets").setLevel(logging.INFO)  # below that it would log tokens
+        # below INFO it would log tokens, and its INFO repeats what is told here already
+        logging.getLogger("websockets.server").setLevel(logging.WARNING)
         connection_class = type("LiveConnection", (Connection,), {"live": self})
         self._server = await serve(
             self._handle,
@@ -150,13 +154,13 @@ class LiveServer:
 
     def opened(self, connection: ServerConnection | HttpConnection) -> None:
         self._open.add(connection)
-        if len(self._open) > MAX_CONNECTIONS:
-            connection.transport.abort()
-        elif isinstance(connection, HttpConnection):
+        self.strangers.came(connection)
+        if isinstance(connection, HttpConnection):
             self._start_sweep()
 
     def lost(self, connection: ServerConnection | HttpConnection) -> None:
         self._open.discard(connection)
+        self.strangers.gone(connection)
         if isinstance(connection, ServerConnection):
             self._admitted.pop(connection, None)
 
@@ -167,17 +171,22 @@ class LiveServer:
         if isinstance(verdict, Visitor):
             if verdict.path == doors.HEALTH_PATH:
                 return as_response(self.routes.health())
-            if verdict.path != doors.LIVE_PATH:
+            if (forbidden := path_refusal(verdict.grant, verdict.path)) is not None:
+                verdict = Refusal(403, forbidden.message)
+            elif verdict.path not in doors.WEBSOCKET_PATHS:
                 verdict = Refusal(400, f"no WebSocket is spoken here, but at {doors.LIVE_PATH}")
             elif self._closing:
                 verdict = Refusal(503, "the app is quitting")
             elif len(self._admitted) >= protocol.MAX_CLIENTS:
                 verdict = Refusal(503, f"{protocol.MAX_CLIENTS} clients are connected already")
         if isinstance(verdict, Refusal):
-            logger.info("a connection was refused: %d %s", verdict.status, verdict.message)
+            self.strangers.refused(verdict.status, verdict.message)
             return as_response(error_answer(verdict.status, verdict.message))
         self._admitted[connection] = verdict
+        self.strangers.gone(connection)
         connection.ping_interval = None  # a session has a keepalive of its own
+        if verdict.path == doors.RESPONSES_PATH:
+            responses.prepare(connection)
         return None
 
     # ---- sessions
@@ -185,7 +194,10 @@ class LiveServer:
     async def _handle(self, connection: ServerConnection) -> None:
         assert isinstance(connection, Connection)
         visitor = self._admitted[connection]
-        client = self._clients.connect(visitor.name, "live", visitor.key)
+        if visitor.path == doors.RESPONSES_PATH:
+            await self._handle_responses(connection, visitor)
+            return
+        client = self._clients.connect(visitor.name, "live", visitor.key, visitor.grant)
         session = Session(self, connection, client)
         self._sessions.add(session)
         self._start_sweep()
@@ -198,10 +210,24 @@ class LiveServer:
             "epoch": self.state.epoch,
             "seq": self.bus.seq,
             "last_cut": client.last_cut,
+            "permissions": [name for name in PERMISSIONS if name in client.grant.permissions],
         }
         client.last_cut = None
         try:
             await session.run(hello)
+        finally:
+            self._sessions.discard(session)
+            self._clients.disconnect(client, session.end_reason)
+
+    async def _handle_responses(self, connection: Connection, visitor: Visitor) -> None:
+        assert connection.request is not None
+        name = connection.request.headers.get("User-Agent", "")
+        client = self._clients.connect(name, "responses", grant=visitor.grant)
+        session = ResponsesSocket(self, self.routes.hub, connection, client)
+        self._sessions.add(session)
+        self._start_sweep()
+        try:
+            await session.run()
         finally:
             self._sessions.discard(session)
             self._clients.disconnect(client, session.end_reason)
@@ -213,12 +239,19 @@ class LiveServer:
     def _check_all(self) -> None:
         self._sweep = None
         now = time.monotonic()
+        assert self._guard is not None
+        tokens = self._guard.tokens
+        tokens.refresh()
         for session in tuple(self._sessions):
             session.check(now)
+        for session in [session for session in self._sessions if not tokens.valid(session.client.grant)]:
+            session.revoke()
         self._clients.tell_traffic(now)
         exchanges = [connection for connection in self._open if isinstance(connection, HttpConnection)]
         for connection in exchanges:
             connection.check(now)
+            if not tokens.valid(connection.grant):
+                connection.transport.abort()
         if self._sessions or exchanges:
             self._start_sweep()
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from api import exchange, protocol
+from api import exchange, permissions, protocol
 from api.bus import EventBus
 from api.clients import Client
 from api.fit import Fit, estimated_config
@@ -78,6 +78,7 @@ class Service:
 
         Raises TokenglassError with what the client is told instead.
         """
+        permissions.check(client.grant, command, client.own)
         if isinstance(command, Hand):
             await self.hands.do(command, answer)
         elif isinstance(command, protocol.Fork):
@@ -91,6 +92,8 @@ class Service:
                 result, after = await self._generate(client, command, received_t)
             elif isinstance(command, protocol.Publish):
                 result, after = self._own_metric(client, command)
+            elif isinstance(command, protocol.Snapshot):
+                result, after = self.snapshot(client), None
             elif handler := _HANDLERS.get(type(command)):
                 result, after = await handler(self, command)
             else:
@@ -232,8 +235,10 @@ class Service:
 
     # ---- the stream
 
-    async def _snapshot(self, _command: protocol.Snapshot) -> Outcome:
-        return Outcome({"seq": self.bus.seq, **self.state.snapshot()})
+    def snapshot(self, client: Client) -> dict[str, Any]:
+        """The present state, as far as the client may see it."""
+        shown = {"seq": self.bus.seq, **self.state.snapshot()}
+        return permissions.visible(shown, client.grant, client.client_id, client.own)
 
     async def _ping(self, _command: protocol.Ping) -> Outcome:
         return Outcome({"t": time.monotonic(), "seq": self.bus.seq})
@@ -372,7 +377,6 @@ class Service:
 _Handler = Callable[[Service, Any], Awaitable[Outcome]]
 _HANDLERS: dict[type[protocol.BaseCommand], _Handler] = {
     protocol.Cancel: Service._cancel,
-    protocol.Snapshot: Service._snapshot,
     protocol.Ping: Service._ping,
     protocol.ModelsList: Service._models_list,
     protocol.ModelsLoad: Service._models_load,

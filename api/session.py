@@ -18,6 +18,7 @@ from api import protocol
 from api.clients import COMMANDS_PER_S, Allowance, Client
 from api.handshake import Connection
 from api.outbox import LAGGING_BYTES, Choice, Outbox
+from api.permissions import NOBODY
 from engine.errors import ErrorInfo, TokenglassError
 from engine.events import ClientLagging
 
@@ -246,7 +247,7 @@ class Session:
             reason = self._server.gap(command.run_id, command.since, seq)
             generations = command.generations
             self._subscription.select(
-                command.events,
+                command.events if self.client.may("observe") else (),
                 frozenset(generations) if isinstance(generations, list) else generations,
                 command.since if reason is None else None,
             )
@@ -258,7 +259,7 @@ class Session:
         seq = self._server.bus.seq
         self._subscription.skip_to_now()
         self._reply(protocol.encode({"type": "reset", "seq": seq, "reason": reason}), answer=False)
-        snapshot = {"type": "snapshot", "seq": seq, **self._server.state.snapshot()}
+        snapshot = {"type": "snapshot", **self._server.service.snapshot(self.client)}
         self._reply(protocol.encode(snapshot), answer=False)
 
     # ---- watching
@@ -294,6 +295,11 @@ class Session:
                 self.client.cuts += 1
             logger.info("client %s is cut: it doesn't %s", self.client.client_id, _WHY[reason])
         self._transport.abort()
+
+    def revoke(self) -> None:
+        """Its token is gone: nothing of it is carried out any more, and it ends."""
+        self.client.grant = NOBODY
+        self._server.spawn(self._connection.close(1008, "the token was revoked"))
 
     @property
     def stuck(self) -> bool:

@@ -30,6 +30,7 @@ from engine.types import Origin
 
 if TYPE_CHECKING:
     from api.server import LiveServer
+    from api.service import Service
 
 CHAT_PATH = "/v1/chat/completions"
 COMPLETIONS_PATH = "/v1/completions"
@@ -86,30 +87,12 @@ class Dialect:
         meta = {name: getattr(info, name) for name in names}
         return {**told, "meta": {**meta, "size": info.size_bytes}}
 
-    async def _answering(self, wanted: Any) -> str:
-        """The id of the model that answers. Any name means the loaded one, but not that of another model
-        in the library: whoever names that wants just that.
-        """
-        service = self._server.service
-        loaded = service.supervisor.model_id
-        if wanted is not None and not isinstance(wanted, str):
-            raise Refused(400, "invalid_type", "model: a name", "model")
-        if wanted and wanted != loaded:
-            try:
-                other = await service.find_model(wanted)
-            except TokenglassError:
-                other = {"id": loaded}
-            if other["id"] != loaded:
-                message = f"the model {wanted!r} isn't loaded, but {loaded or 'none'} is"
-                raise Refused(404, "model_not_found", f"{message}; load it in the app", "model")
-        return loaded or ""
-
     # ---- generations
 
     async def _chat(self, request: Request, exchange: Exchange) -> None:
         data = await body_of_request(request)
         wish = wishes.chat(data)
-        model = await self._answering(data.get("model"))
+        model = await answering(self._server.service, data.get("model"))
         async with self._generations(request, exchange, "chat_completions", wish) as feed_:
             head = _head("chatcmpl", feed_, model)
             if wish.stream:
@@ -123,7 +106,7 @@ class Dialect:
     async def _completions(self, request: Request, exchange: Exchange) -> None:
         data = await body_of_request(request)
         wish = wishes.completion(data)
-        model = await self._answering(data.get("model"))
+        model = await answering(self._server.service, data.get("model"))
         n_prompts = len(wishes.prompts_of(data))
         echoes = [str(command.prompt) if data.get("echo") else "" for command in wish.commands]
         async with self._generations(request, exchange, "completions", wish) as feed_:
@@ -147,11 +130,11 @@ class Dialect:
     async def _embeddings(self, request: Request, exchange: Exchange) -> None:
         data = await body_of_request(request)
         command, in_base64 = wishes.embedding(data)
-        model = await self._answering(data.get("model"))
+        model = await answering(self._server.service, data.get("model"))
         info = self._server.state.model
         if (wanted := data.get("dimensions")) is not None and info is not None and wanted != info.n_embd:
             raise Refused(400, "invalid_value", f"dimensions: this model gives {info.n_embd}", "dimensions")
-        client = self._clients.connect(feed.client_name(request), "embeddings")
+        client = self._clients.connect(feed.client_name(request), "embeddings", grant=request.grant)
         results: list[dict[str, Any]] = []
         try:
             await self._server.service.execute(client, command, request.received_t, results.append)
@@ -159,6 +142,24 @@ class Dialect:
             self._clients.disconnect(client, exchange.end_reason or "closed")
         # in a thread: many numbers take a while to be written
         await exchange.send(await asyncio.to_thread(_embeddings_answer, results[0], model, in_base64))
+
+
+async def answering(service: Service, wanted: Any) -> str:
+    """The id of the model that answers. Any name means the loaded one, but not that of another model
+    in the library: whoever names that wants just that. Raises Refused.
+    """
+    loaded = service.supervisor.model_id
+    if wanted is not None and not isinstance(wanted, str):
+        raise Refused(400, "invalid_type", "model: a name", "model")
+    if wanted and wanted != loaded:
+        try:
+            other = await service.find_model(wanted)
+        except TokenglassError:
+            other = {"id": loaded}
+        if other["id"] != loaded:
+            message = f"the model {wanted!r} isn't loaded, but {loaded or 'none'} is"
+            raise Refused(404, "model_not_found", f"{message}; load it in the app", "model")
+    return loaded or ""
 
 
 def _embeddings_answer(result: dict[str, Any], model: str, in_base64: bool) -> Answer:

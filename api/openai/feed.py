@@ -97,7 +97,7 @@ async def generations(
     wanted: Sequence[protocol.Generate],
 ) -> AsyncIterator[Feed]:
     """Start what is wanted; whatever hasn't finished at the end is cancelled. Raises TokenglassError."""
-    client = clients.connect(client_name(request), origin)
+    client = clients.connect(client_name(request), origin, grant=request.grant)
     feed = Feed(bus, client, exchange)
     reason = "lost"
     try:

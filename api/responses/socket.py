@@ -95,6 +95,7 @@ class ResponsesSocket:
     async def run(self) -> None:
         """Serve the connection until it ends."""
         writer = asyncio.get_running_loop().create_task(self._write())
+        self.client.backlogs.append(self._backlog)
         try:
             await self._read()
         except ConnectionClosed:
@@ -105,6 +106,7 @@ class ResponsesSocket:
             with contextlib.suppress(asyncio.CancelledError):
                 await writer
             self._subscription.close()
+            self.client.backlogs.remove(self._backlog)
 
     @property
     def end_reason(self) -> str:
@@ -131,7 +133,10 @@ class ResponsesSocket:
             if isinstance(message, bytes):
                 await self._connection.close(1003, "text frames only")
                 return
-            await self._receive(message, time.monotonic())
+            received_t = time.monotonic()
+            if not self.client.commands.take(received_t):
+                await asyncio.sleep(self.client.commands.wait_s)
+            await self._receive(message, received_t)
             taken += 1
             if taken % TURN_MESSAGES == 0:
                 await asyncio.sleep(0)
@@ -288,6 +293,7 @@ class ResponsesSocket:
         if out and self._connection.state is ConnectionState.OPEN:
             data = b"".join(out)
             self._written += len(data)
+            self.client.sent_bytes += len(data)
             self._transport.write(data)
             await self._connection.drain()
         else:
@@ -304,7 +310,10 @@ class ResponsesSocket:
         if self._subscription.overrun:
             self.cut("slow")
             return
-        for envelope in self._subscription.drain(PORTION_BYTES):
+        portion = self._subscription.take(PORTION_BYTES)
+        self.client.sent_events += len(portion.envelopes)
+        self.client.merged += portion.n_events - len(portion.envelopes)
+        for envelope in portion.envelopes:
             if isinstance(envelope.event, GenerationEvent):
                 yield from map(protocol.encode, self._said(envelope.event))
 
@@ -329,14 +338,20 @@ class ResponsesSocket:
         if moved > self._moved or not buffered:
             self._moved_t = now
         self._moved = moved
-        backlog = buffered + self._queued_bytes + self._subscription.backlog_bytes
-        if backlog > MAX_BACKLOG_BYTES or now - self._moved_t > STALL_S:
+        if self._backlog()[0] > MAX_BACKLOG_BYTES or now - self._moved_t > STALL_S:
             self.cut("slow")
+
+    def _backlog(self) -> tuple[int, int]:
+        """Bytes that wait for the client, and how many events it is behind."""
+        waiting = self._transport.get_write_buffer_size() + self._queued_bytes
+        behind = self._subscription.behind if self._subscription.pending else 0
+        return waiting + self._subscription.backlog_bytes, behind
 
     def cut(self, reason: str) -> None:
         """End the connection without waiting for the client."""
         if self.cut_reason is None:
             self.cut_reason = self.client.last_cut = reason
+            self.client.cuts += 1
             logger.info("client %s is cut: it doesn't read", self.client.client_id)
         self._leave()
         self._transport.abort()

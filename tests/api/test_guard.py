@@ -4,7 +4,9 @@ from random import Random
 import pytest
 from websockets.datastructures import Headers
 
-from api.guard import METHODS, NOT_BUILT_PATHS, Guard, Refusal, Visitor, check_host, check_origin
+from api.guard import METHODS, Guard, Refusal, Visitor, check_host, check_origin
+from api.permissions import NOBODY, OWNER
+from api.tokens import Tokens
 from engine.errors import TokenglassError
 
 PORT = 7317
@@ -25,7 +27,7 @@ def headers(*pairs: tuple[str, str], host: str | None = f"127.0.0.1:{PORT}", tok
 
 @pytest.fixture
 def guard() -> Guard:
-    return Guard("127.0.0.1", PORT, TOKEN, ("http://localhost:3000",))
+    return Guard("127.0.0.1", PORT, Tokens(TOKEN), ("http://localhost:3000",))
 
 
 def status(guard: Guard, built: Headers, target: str = LIVE, method: str = "GET") -> int:
@@ -34,7 +36,7 @@ def status(guard: Guard, built: Headers, target: str = LIVE, method: str = "GET"
 
 
 def test_a_script_with_the_token_comes_in(guard: Guard) -> None:
-    assert guard.check("GET", LIVE, headers()) == Visitor(LIVE, None, "")
+    assert guard.check("GET", LIVE, headers()) == Visitor(LIVE, None, "", grant=OWNER)
 
 
 @pytest.mark.parametrize("host", ("127.0.0.1:7317", "localhost:7317", "LOCALHOST:7317"))
@@ -142,35 +144,36 @@ def test_other_paths_get_404(guard: Guard) -> None:
             assert status(guard, headers(), target, method) == 404
 
 
-@pytest.mark.parametrize("target", sorted(NOT_BUILT_PATHS))
-@pytest.mark.parametrize("method", ("GET", "POST"))
-def test_what_is_not_built_says_so_once_the_token_is_right(guard: Guard, target: str, method: str) -> None:
-    verdict = guard.check(method, f"{target}?x=1", headers())
-    assert isinstance(verdict, Refusal)
-    assert (verdict.status, target in verdict.message) == (501, True)
-    assert status(guard, headers(token=False), target, method) == 401
-    assert status(guard, headers(("Origin", "http://evil.test")), target, method) == 403
-
-
 def test_the_address_names_the_client(guard: Guard) -> None:
     verdict = guard.check("GET", f"{LIVE}?client=abc&name=My%20script", headers())
-    assert verdict == Visitor(LIVE, "abc", "My script")
-    assert guard.check("GET", f"{LIVE}?client=&name=", headers()) == Visitor(LIVE, None, "")
+    assert verdict == Visitor(LIVE, "abc", "My script", grant=OWNER)
+    assert guard.check("GET", f"{LIVE}?client=&name=", headers()) == Visitor(LIVE, None, "", grant=OWNER)
     assert status(guard, headers(), f"{LIVE}?client={'x' * 201}") == 400
     assert status(guard, headers(), f"{LIVE}?" + "&".join(f"a{n}=1" for n in range(99))) == 400
-    assert status(guard, headers(), "//[") == 400
+
+
+@pytest.mark.parametrize(
+    "target",
+    ("//[", "//evil.test/health", f"http://127.0.0.1:{PORT}/health", "http://evil.test/v1/live", "*", "",
+     "health", "/v1/li\tve", "/v1/live\n", "/v1/live#x", "/v1/l\xefve", " /v1/live", "127.0.0.1:7317"),
+)  # fmt: skip
+def test_other_forms_of_an_address_get_400(guard: Guard, target: str) -> None:
+    for method in ("GET", "POST", "OPTIONS"):
+        assert status(guard, headers(), target, method) == 400
 
 
 def test_each_path_has_its_method(guard: Guard) -> None:
-    for path, method in {**METHODS, "/v1/models/some/model": "GET"}.items():
-        assert guard.check(method, path, headers()) == Visitor(path, None, "")
-        other = guard.check("GET" if method == "POST" else "POST", path, headers())
-        assert other == Refusal(405, f"only {method}", method)
+    for path, methods in {**METHODS, "/v1/models/some/model": "GET"}.items():
+        grant = NOBODY if path == "/health" else OWNER
+        for method in methods.split(", "):
+            assert guard.check(method, path, headers()) == Visitor(path, None, "", grant=grant)
+        other = next(name for name in ("GET", "POST", "PUT") if name not in methods.split(", "))
+        assert guard.check(other, path, headers()) == Refusal(405, f"only {methods}", methods)
 
 
 @pytest.mark.parametrize("path", sorted(set(METHODS) - {LIVE, "/health"}))
 def test_http_takes_the_token_in_its_header_only(guard: Guard, path: str) -> None:
-    method = METHODS[path]
+    method = METHODS[path].rpartition(" ")[2]
     assert status(guard, headers(token=False), path, method) == 401
     assert status(guard, headers(token=False), f"{path}?token={TOKEN}", method) == 401
     offered = ("Sec-WebSocket-Protocol", f"tokenglass.v1, bearer.{TOKEN}")
@@ -191,7 +194,7 @@ def test_a_preflight_needs_an_allowed_origin_and_no_token(guard: Guard) -> None:
 def test_without_a_token_there_is_no_server() -> None:
     for empty in ("", " ", "\n"):
         with pytest.raises(TokenglassError):
-            Guard("127.0.0.1", PORT, empty)
+            Tokens(empty)
 
 
 @pytest.mark.parametrize("origin", ("null", "*", "file://", "file:///x", "localhost:3000", "", "http://a b"))
@@ -220,9 +223,9 @@ def test_other_addresses_are_refused(host: str) -> None:
 
 
 def test_ipv6_and_further_loopback_hosts() -> None:
-    six = Guard("::1", PORT, TOKEN)
+    six = Guard("::1", PORT, Tokens(TOKEN))
     assert status(six, headers(host=f"[::1]:{PORT}")) == 101
-    assert status(Guard("127.0.0.2", PORT, TOKEN), headers(host=f"127.0.0.2:{PORT}")) == 101
+    assert status(Guard("127.0.0.2", PORT, Tokens(TOKEN)), headers(host=f"127.0.0.2:{PORT}")) == 101
 
 
 def test_garbage_is_always_answered(guard: Guard) -> None:

@@ -78,7 +78,7 @@ def test_health(tmp_path: Path) -> None:
 # ---- requests with a body
 
 
-def post(path: str = "/v1/responses", headers: str = HOST + BEARER, body: str = "{}") -> str:
+def post(path: str = "/v1/live", headers: str = HOST + BEARER, body: str = "{}") -> str:
     return f"POST {path} HTTP/1.1\r\n{headers}Content-Length: {len(body)}\r\n\r\n{body}"
 
 
@@ -94,13 +94,12 @@ def error_of(answer: str) -> Mapping[str, Any]:
 @pytest.mark.parametrize(
     ("request_", "status", "code"),
     (
-        (post("/v1/responses"), 501, "not_implemented"),
         (f"GET /v1/chat/completions HTTP/1.1\r\n{HOST}{BEARER}\r\n", 405, "method_not_allowed"),
-        (f"POST /v1/responses HTTP/1.1\r\n{HOST}{BEARER}Transfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n",
-         501, "not_implemented"),
+        (f"POST /v1/live HTTP/1.1\r\n{HOST}{BEARER}Transfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n",
+         405, "method_not_allowed"),
         (f"GET /metrics HTTP/1.1\r\n{HOST}\r\n", 401, "unauthorized"),
         (post("/v1/schema"), 405, "method_not_allowed"),
-        (f"GET /v1/responses HTTP/1.1\r\n{HOST}{UPGRADE}{BEARER}\r\n", 501, "not_implemented"),
+        (f"GET /v1/models HTTP/1.1\r\n{HOST}{UPGRADE}{BEARER}\r\n", 400, "bad_request"),
         (post("/v1/nothing"), 404, "not_found"),
         (post("/v1/live"), 405, "method_not_allowed"),
         (post(headers=EVIL + BEARER), 421, "misdirected_request"),
@@ -136,8 +135,8 @@ def test_a_body_in_pieces_is_dropped_and_the_answer_arrives(tmp_path: Path) -> N
                 writer.write(b"x" * 100_000)
                 await writer.drain()
             answer = (await reader.read()).decode()
-            assert answer.startswith("HTTP/1.1 501 Not Implemented\r\n")
-            assert error_of(answer)["code"] == "not_implemented"
+            assert answer.startswith("HTTP/1.1 405 Method Not Allowed\r\n")
+            assert error_of(answer)["code"] == "method_not_allowed"
             writer.close()
             await writer.wait_closed()
             await eventually(lambda: not core._server._open)
@@ -153,7 +152,7 @@ def test_who_sends_a_body_for_ever_is_let_go(tmp_path: Path) -> None:
             port = int(core.url.split(":")[2].split("/")[0])
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(post().replace("PORT", str(port)).replace("th: 2", "th: 999999999").encode())
-            assert (await reader.read()).startswith(b"HTTP/1.1 501")
+            assert (await reader.read()).startswith(b"HTTP/1.1 405")
             while core._server._open:
                 writer.write(b"x" * 1000)
                 await asyncio.sleep(0.05)
@@ -162,13 +161,13 @@ def test_who_sends_a_body_for_ever_is_let_go(tmp_path: Path) -> None:
     run(test())
 
 
-def test_the_dialects_sockets_are_refused_not_opened(tmp_path: Path) -> None:
+def test_sockets_elsewhere_are_refused_not_opened(tmp_path: Path) -> None:
     async def test() -> None:
         async with app(tmp_path) as core:
-            address = core.url.replace("/v1/live", f"/v1/responses?token={TOKEN}")
+            address = core.url.replace("/v1/live", "/v1/models")
             with pytest.raises(InvalidStatus) as caught:
-                await connect(address, proxy=None)
-            assert caught.value.response.status_code == 501
+                await connect(address, proxy=None, additional_headers={"Authorization": f"Bearer {TOKEN}"})
+            assert caught.value.response.status_code == 400
 
     run(test())
 

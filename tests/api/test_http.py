@@ -9,7 +9,7 @@ import pytest
 from api import http
 from api.core import Core
 from api.guard import METHODS
-from tests.api.harness import HI, TOKEN, app, client, eventually, run
+from tests.api.harness import HI, SLOW, TOKEN, app, client, eventually, run
 
 BEARER = f"Authorization: Bearer {TOKEN}\r\n"
 ORIGIN = "http://localhost:3000"
@@ -225,8 +225,9 @@ def test_each_path_keeps_its_doors(tmp_path: Path) -> None:
 
     async def test() -> None:
         async with app(tmp_path) as core:
-            for path, method in METHODS.items():
-                other = "GET" if method == "POST" else "POST"
+            for path, methods in METHODS.items():
+                method = methods.rpartition(" ")[2]
+                other = next(name for name in ("GET", "POST", "PUT") if name not in methods)
                 right = "Host: 127.0.0.1:PORT\r\n"
                 for wanted, line, headers in (
                     (421, method, f"Host: evil.test:PORT\r\n{BEARER}"),
@@ -251,18 +252,31 @@ def test_each_path_keeps_its_doors(tmp_path: Path) -> None:
 
 def test_the_number_of_connections_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("api.protocol.MAX_CLIENTS", 2)
+    models = f"GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\n{BEARER}\r\n"
+    body = json.dumps({"messages": HI, "stream": True})
+    chat = models.replace("GET /v1/models", "POST /v1/chat/completions").removesuffix("\r\n")
+    chat += f"Content-Length: {len(body)}\r\n\r\n{body}"
 
     async def test() -> None:
-        async with app(tmp_path) as core:
-            held = [await Raw.open(core) for _ in range(2)]
-            for raw in held:
-                raw.send(f"{HEALTH}\r\n")
-                assert (await raw.answer())[0] == 200
-            assert (await ask(core, f"{HEALTH}\r\n"))[0] == 503
-            held[0].close()
-            await eventually(lambda: len(core._server._open) == 1)
-            assert (await ask(core, f"{HEALTH}\r\n"))[0] == 200
+        async with app(tmp_path, SLOW) as core:
+            held: list[Raw] = []
+            for _ in range(3):  # who only waits goes, oldest first
+                held.append(await Raw.open(core))
+                held[-1].send(models)
+                assert (await held[-1].answer())[0] == 200
+            assert await held[0].ended()
+            held[1].send(models)
+            assert (await held[1].answer())[0] == 200
+            for raw in held[1:]:
+                raw.send(chat)
+                await raw.reader.readuntil(b"\r\n\r\n")
+            assert (await ask(core, models))[0] == 503
+            assert (await ask(core, f"{HEALTH}\r\n"))[0] == 200  # it takes no place
             held[1].close()
+            await eventually(lambda: len(core._server._open) == 1)
+            assert (await ask(core, models))[0] == 200
+            for raw in held:
+                raw.close()
 
     run(test())
 
