@@ -1,4 +1,4 @@
-"""See to what drawing off-screen needs, before tests and packaging."""
+"""See to what drawing off-screen needs, before tests and packaging, and to what a browser needs for tests."""
 
 from __future__ import annotations
 
@@ -12,3 +12,7 @@ if __name__ == "__main__":
     except system.MissingError as missing:
         print(f"set-up: {missing}", file=sys.stderr)
         raise SystemExit(1) from None
+    try:
+        system.see_to(system.missing_browser(), "a browser")
+    except system.MissingError as missing:  # all else can be tested
+        print(f"{missing}\nuntil then tests/attacks is skipped", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What the set-up needs from the operating system: Qt's libraries, a font, a compiler.
+"""What the set-up needs from the operating system: libraries of Qt and of a browser, a font, a compiler.
 
 Checked by trying, not by asking a package manager. What is missing is installed with apt-get where that is
 possible without a question (root, or sudo without a password); elsewhere the exact command is named.
@@ -42,6 +42,25 @@ DISPLAY_LIBRARIES = {
     "libwayland-client.so.0": "libwayland-client0",
     "libwayland-cursor.so.0": "libwayland-cursor0",
     "libwayland-egl.so.1": "libwayland-egl1",
+}
+# What QtWebEngine's Chromium links to besides; only tests/attacks runs one.
+BROWSER_LIBRARIES = {
+    "libX11.so.6": "libx11-6",
+    "libXcomposite.so.1": "libxcomposite1",
+    "libXdamage.so.1": "libxdamage1",
+    "libXext.so.6": "libxext6",
+    "libXfixes.so.3": "libxfixes3",
+    "libXrandr.so.2": "libxrandr2",
+    "libXtst.so.6": "libxtst6",
+    # Newer systems call the library's own package libasound2t64; this name leads to either.
+    "libasound.so.2": "libasound2-dev",
+    "libexpat.so.1": "libexpat1",
+    "libgbm.so.1": "libgbm1",
+    "libnspr4.so": "libnspr4",
+    "libnss3.so": "libnss3",
+    "libudev.so.1": "libudev1",
+    "libxcb-dri3.so.0": "libxcb-dri3-0",
+    "libxkbfile.so.1": "libxkbfile1",
 }
 FONT_PACKAGE = "fonts-dejavu-core"
 FONT_FOLDERS = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "~/.fonts")
@@ -129,6 +148,11 @@ def missing_qt(*, display: bool) -> list[str]:
 def require_qt(*, display: bool) -> None:
     """See to what Qt needs."""
     see_to(missing_qt(display=display), "the window")
+
+
+def missing_browser() -> list[str]:
+    """Packages that a Chromium without a window lacks, beside what Qt needs."""
+    return missing_packages(BROWSER_LIBRARIES)
 
 
 def missing_compiler() -> list[str]:

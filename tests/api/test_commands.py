@@ -6,7 +6,6 @@ import os
 import pty
 import re
 import select
-import shutil
 import subprocess
 import sys
 import time
@@ -561,44 +560,3 @@ def test_the_example_script_sees_the_same_tokens(tmp_path: Path) -> None:
     assert text.rstrip("\n") == answer
     assert "'tokens_per_second': " in timings
     assert "'ttft_ms': " in timings
-
-
-BROWSER = """
-const fs = require("fs");
-const script = fs.readFileSync(process.argv[1], "utf8").match(/<script>([^]*)<\\/script>/)[1];
-const element = () => ({ textContent: "", append(more) { this.textContent += more; } });
-const elements = { form: element(), text: element(), rate: element() };
-elements.form.url = { value: "ws://127.0.0.1:7317/v1/live" };
-elements.form.token = { value: "a+b" };
-const sent = [];
-class Socket {
-  constructor(url) { Socket.url = url; Socket.last = this; }
-  send(text) { sent.push(JSON.parse(text)); }
-}
-new Function("document", "WebSocket", script)({ getElementById: (id) => elements[id] }, Socket);
-elements.form.onsubmit({ preventDefault() {} });
-Socket.last.onopen();
-for (const event of [
-  { type: "hello" },
-  { type: "generation.queued", client_name: "chat", input: "hi" },
-  { type: "generation.delta", text: "<b>1" },
-  { type: "generation.delta", text: " 2" },
-  { type: "generation.finished", timings: { tokens_per_second: 12.34 } },
-]) Socket.last.onmessage({ data: JSON.stringify(event) });
-const { text, rate } = elements;
-console.log(JSON.stringify([Socket.url, sent, text.textContent, rate.textContent]));
-"""
-
-
-@pytest.mark.skipif(shutil.which("node") is None, reason="there is no node to run a page's script")
-def test_the_example_page_follows_the_stream() -> None:
-    page = ROOT / "assets" / "examples" / "browser.html"
-    done = subprocess.run(
-        ["node", "-e", BROWSER, str(page)], capture_output=True, text=True, timeout=60, check=True
-    )
-    assert json.loads(done.stdout) == [
-        "ws://127.0.0.1:7317/v1/live?token=a%2Bb&name=browser",
-        [{"id": 1, "type": "subscribe"}],
-        "\nchat: hi\n\n<b>1 2\n",
-        "12.3 tokens/s",
-    ]

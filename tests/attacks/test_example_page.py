@@ -1,0 +1,127 @@
+"""The example page in a real Chromium, served as its first lines say, from an origin that the app allows."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from api.client import SyncClient
+from tests.attacks.chromium import VISIT_LIMIT_S, Chromium, Site, site
+from tests.e2e.harness import ROOT, Serve, serve
+
+# What a person does: fill in the form, wait for the next one, ask, press Stop.
+CONNECT = "door.url.value = {url}; door.token.value = {token}; door.requestSubmit();"
+ASK = """
+const asking = setInterval(() => {{
+  if (ask.hidden) return;
+  clearInterval(asking);
+  ask.prompt.value = {question};
+  ask.requestSubmit();
+}}, 20);
+"""
+STOP = """
+setInterval(() => {
+  const articles = [...document.querySelectorAll("article")];
+  if (articles.length < 2 || !articles.every((article) => article.querySelector("p").textContent)) return;
+  articles.forEach((article) => article.querySelector("button")?.click());
+}, 20);
+"""
+
+
+def ended(n: int) -> str:
+    """An expression: the texts of so many answers once all have ended, the latest first."""
+    return f"""
+    document.querySelectorAll("article").length === {n} && !document.querySelector("article button") &&
+      [...answers.children].map((article) => [...article.children].map((part) => part.textContent))
+    """
+
+
+@pytest.fixture
+def pages() -> Iterator[Site]:
+    with site() as place:
+        place.files["/browser.html"] = (ROOT / "assets/examples/browser.html").read_bytes()
+        yield place
+
+
+def asking(app: Serve, question: str) -> str:
+    connect = CONNECT.format(url=json.dumps(app.ready["url"]), token=json.dumps(app.token))
+    return connect + ASK.format(question=json.dumps(question))
+
+
+def test_it_asks_the_starter_model(tmp_path: Path, browser: Chromium, pages: Site) -> None:
+    with (
+        serve(tmp_path / "home", "starter", "--allow-origin", pages.origin()) as app,
+        SyncClient.discover(app.home, name="owner") as owner,
+    ):
+        owner.request("subscribe", events=["generation.finished"])
+        script = asking(app, "What is <b>prefill</b>?")
+        [[question, answer, speed]] = browser.visit(f"{pages.origin()}/browser.html", ended(1), script)
+        finished = next(owner.events())
+        assert question == "browser: What is <b>prefill</b>?"
+        assert answer == finished["text"] != ""
+        rate, unit, end = speed.replace(" · ", " ").split(" ")
+        assert (float(rate) > 0, unit, end) == (True, "tokens/s", finished["finish_reason"])
+
+
+def test_it_shows_what_others_ask_and_stops_it(tmp_path: Path, browser: Chromium, pages: Site) -> None:
+    with (
+        serve(tmp_path / "home", "fake:tokens=4000,delay_ms=20", "--allow-origin", pages.origin()) as app,
+        SyncClient.discover(app.home, name="me") as me,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        me.request("subscribe", events=["generation.queued"])
+
+        def ask_too() -> str:
+            next(me.events())  # the page's own
+            return str(me.generate(prompt="Go on for long").finished()["finish_reason"])
+
+        asked = pool.submit(ask_too)
+        script = asking(app, "And you?") + STOP
+        mine, own = browser.visit(f"{pages.origin()}/browser.html", ended(2), script)
+        assert asked.result(VISIT_LIMIT_S) == "cancelled"
+        assert (mine[0], own[0]) == ("me: Go on for long", "browser: And you?")
+        for _, text, speed in (mine, own):
+            assert text
+            assert speed.endswith(" · cancelled")
+
+
+def test_the_lines_in_the_readme(tmp_path: Path, browser: Chromium, pages: Site) -> None:
+    found = re.search(r"```js\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert found
+    with (
+        serve(tmp_path / "home", "fake:script=Hello%20there", "--allow-origin", pages.origin()) as app,
+        SyncClient.discover(app.home, name="owner") as owner,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        lines = found[1].replace("127.0.0.1:7317", app.ready["url"].split("/")[2])
+        page = f"<body><script>const token = {json.dumps(app.token)};\n{lines}</script>"
+        pages.files["/readme.html"] = page.encode()
+        seen = threading.Event()
+
+        def ask_until_seen() -> None:
+            while not seen.is_set():
+                owner.generate(prompt="hi").finished()
+
+        asking = pool.submit(ask_until_seen)
+        try:
+            until = "document.body.innerText.includes('Hello there')"
+            assert browser.visit(f"{pages.origin()}/readme.html", until) is True
+        finally:
+            seen.set()
+        asking.result(VISIT_LIMIT_S)
+
+
+def test_it_says_why_it_is_not_let_in(tmp_path: Path, browser: Chromium, pages: Site) -> None:
+    with serve(tmp_path / "home", "fake:", "--allow-origin", pages.origin()) as app:
+        refused = "state.textContent.startsWith('not connected') && [state.textContent, door.hidden]"
+        page = f"{pages.origin('localhost')}/browser.html"
+        text, hidden = browser.visit(page, refused, asking(app, "hi"))
+        assert "origin allowed?" in text
+        assert not hidden
+        assert " refused: 403 " in app.stderr
