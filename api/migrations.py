@@ -63,6 +63,19 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX message_streaming ON message (status) WHERE status = 'streaming'",
     ),
     ("ALTER TABLE message ADD COLUMN tool_call_id TEXT",),
+    (
+        """
+        CREATE TABLE response (
+            id TEXT PRIMARY KEY,
+            parent TEXT,
+            used INTEGER NOT NULL,
+            bytes INTEGER NOT NULL,
+            items TEXT NOT NULL,
+            body TEXT NOT NULL
+        )
+        """,
+        "CREATE INDEX response_used ON response (used, bytes)",
+    ),
 )
 """Statement lists; entry n leads from `user_version` n to n + 1. Only ever appended to."""
 

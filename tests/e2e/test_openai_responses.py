@@ -1,0 +1,101 @@
+"""Unmodified scripts of OpenAI's package against `tokenglass serve`, also over its death and its engine's."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from openai import AsyncOpenAI
+from openai.lib.responses_websocket import ResponsesWebSocketAccumulator
+
+from tests.e2e.harness import Serve, serve
+
+STARTER = str(Path(__file__).resolve().parents[2] / "assets" / "starter" / "starter.gguf")
+LIMIT_S = 100.0
+TERMINALS = ("response.completed", "response.incomplete", "response.failed")
+
+SCRIPT = """
+import sys
+from openai import OpenAI
+
+client = OpenAI(base_url=sys.argv[1], api_key=sys.argv[2])
+with client.responses.connect() as connection:
+    previous = None
+    for question in ("What is a token?", "And a KV cache?"):
+        connection.response.create(
+            model="gpt-4o", input=question, previous_response_id=previous, temperature=0, max_output_tokens=40
+        )
+        for event in connection:
+            if event.type == "response.output_text.delta":
+                print(event.delta, end="", flush=True)
+            elif event.type in ("response.completed", "response.incomplete"):
+                previous = event.response.id
+                print(f"\\n[{event.response.status} {event.response.usage.output_tokens}]")
+                break
+"""
+
+
+def user(app: Serve) -> AsyncOpenAI:
+    return AsyncOpenAI(base_url=app.ready["base_url"], api_key=app.token, max_retries=0)
+
+
+async def answer(connection: Any, **fields: Any) -> Any:
+    await connection.response.create(model="x", **fields)
+    accumulator = ResponsesWebSocketAccumulator()
+    while True:
+        event = await connection.recv()
+        accumulator.add_event(event)
+        if event.type in TERMINALS:
+            return accumulator.get_final_response()
+
+
+def test_a_script_of_a_user(tmp_path: Path) -> None:
+    with serve(tmp_path, STARTER) as app:
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT, app.ready["base_url"], app.token],
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        lines = [line for line in done.stdout.splitlines() if line.startswith("[")]
+        assert len(lines) == 2, done.stdout
+        assert len(done.stdout) > 80
+
+
+def test_a_conversation_goes_on_after_kill_9(tmp_path: Path) -> None:
+    async def begin(app: Serve) -> str:
+        async with user(app) as api, api.responses.connect() as connection:
+            first = await answer(connection, input="remember me")
+            second = await answer(connection, input="and me", previous_response_id=first.id)
+            return str(second.id)
+
+    async def go_on(app: Serve, response_id: str) -> list[str]:
+        async with user(app) as api, api.responses.connect() as connection:
+            third = await answer(connection, input="still there", previous_response_id=response_id)
+            page = await api.responses.input_items.list(third.id, order="asc")
+            items: list[Any] = page.data
+            return [item.content[0].text for item in items]
+
+    with serve(tmp_path, "fake:echo=1") as app:
+        response_id = asyncio.run(asyncio.wait_for(begin(app), LIMIT_S))
+        app.signal(signal.SIGKILL)
+        app.wait()
+    with serve(tmp_path, "fake:echo=1") as app:
+        texts = asyncio.run(asyncio.wait_for(go_on(app, response_id), LIMIT_S))
+    assert texts == ["remember me", "remember me", "and me", "and me", "still there"]
+
+
+def test_an_answer_outlives_its_engine(tmp_path: Path) -> None:
+    """The worker dies in mid-answer: the stream goes on in the next one, and stays strict."""
+
+    async def test(app: Serve) -> Any:
+        async with user(app) as api, api.responses.connect() as connection:
+            return await answer(connection, input="hi")
+
+    with serve(tmp_path, "fake:tokens=60,abort_after=25") as app:
+        response = asyncio.run(asyncio.wait_for(test(app), LIMIT_S))
+    assert response.status == "failed" or response.usage.output_tokens == 60
