@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from pydantic import BaseModel
 
@@ -33,7 +34,7 @@ def export(
     return found
 
 
-def store_all(store: Conversations, conversations: list[exchange.ArchivedConversation]) -> Rows:
+def store_all(store: Conversations, conversations: Sequence[exchange.ArchivedConversation]) -> Rows:
     """Put checked conversations in, with ids of their own: all or none. Answers them as they are now."""
     with transaction(store.db):
         # the first is then the one used last

@@ -10,7 +10,7 @@ import json
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -223,7 +223,12 @@ class Conversations:
         return self.db.execute(query, (message_id,)).fetchone() is not None
 
     def add_results(
-        self, answer_id: str, results: list[tuple[str, str]], generation_id: str, model: str, origin: Origin
+        self,
+        answer_id: str,
+        results: Sequence[tuple[str, str]],
+        generation_id: str,
+        model: str,
+        origin: Origin,
     ) -> tuple[Rows, Row]:
         answer = self.message(answer_id)
         conversation_id = answer["conversation_id"]

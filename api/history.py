@@ -11,12 +11,12 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from api import archive
 from api.conversations import Conversations, Prompt, Row, Rows
@@ -122,16 +122,14 @@ class History:
     async def restore(self, conversation_id: str) -> Row:
         return await self._do(lambda store: store.set_deleted(conversation_id, False))
 
-    async def export(
-        self, conversation_id: str | None, limit: int | None = MAX_EXPORT_BYTES
-    ) -> list[dict[str, Any]]:
+    async def export(self, conversation_id: str | None, limit: int | None = MAX_EXPORT_BYTES) -> Rows:
         """One conversation, or all, as they stand in a file (`api.exchange`).
 
         Raises TokenglassError `invalid_argument` where their texts are longer than `limit` characters.
         """
         return await self._do(lambda store: archive.export(store, conversation_id, limit))
 
-    async def store_all(self, conversations: list[ArchivedConversation]) -> Rows:
+    async def store_all(self, conversations: Sequence[ArchivedConversation]) -> Rows:
         """Store a file's conversations as new ones, all or none; answers them."""
         return await self._do(lambda store: archive.store_all(store, conversations))
 
@@ -166,7 +164,7 @@ class History:
     async def add_results(
         self,
         answer_id: str,
-        results: list[tuple[str, str]],
+        results: Sequence[tuple[str, str]],
         generation_id: str,
         model: str,
         origin: Origin = "window",

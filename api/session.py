@@ -212,11 +212,13 @@ class Session:
             error_info = ErrorInfo(code="internal", message="this is a bug; the log has the details")
             self._reply(protocol.reply_error(command.id, error_info))
             return
-        if isinstance(command, protocol.ToolResult):
-            cancels = self._server.service.tool_results.cancels(results[0].get("generation_id"))
-        else:
-            generates = isinstance(command, protocol.Generate | protocol.Fork)
-            cancels = generates and command.on_disconnect == "cancel"
+        match command:
+            case protocol.Generate() | protocol.Fork():
+                cancels = command.on_disconnect == "cancel"
+            case protocol.ToolResult():
+                cancels = self._server.service.tool_results.cancels(results[0].get("generation_id"))
+            case _:
+                cancels = False
         if cancels:
             self._cancel_with_connection(results[0]["generation_id"])
 

@@ -209,4 +209,4 @@ class _Direct:
         return markdown(**await self._history.get(conversation_id))
 
     async def store(self, conversations: Sequence[ArchivedConversation]) -> Rows:
-        return await self._history.store_all([*conversations])
+        return await self._history.store_all(conversations)

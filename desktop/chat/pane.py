@@ -295,7 +295,7 @@ class ChatPane(QWidget):
         parent = message.get("parent_id")
         if message.get("role") != "tool" or parent is None:
             return None
-        caller = self._callers[message["id"]] = self._callers.get(parent, parent)
+        caller = self._callers[message["id"]] = self._callers.get(str(parent), str(parent))
         return caller
 
     def _result(self, message: Message) -> None:

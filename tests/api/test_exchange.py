@@ -118,7 +118,7 @@ def conversations(draw: st.DrawFn) -> exchange.File:
             )
         )
         messages.append({"id": f"m{number}", "content": ""} | message)
-    told = {"id": "c", "title": draw(texts.map(str.strip).filter(bool)), "messages": messages}
+    told: exchange.File = {"id": "c", "title": draw(texts.map(str.strip).filter(bool)), "messages": messages}
     told |= {"created": draw(times), "updated": draw(times)}
     if messages:
         told["leaf"] = draw(st.sampled_from(messages))["id"]

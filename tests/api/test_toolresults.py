@@ -135,15 +135,36 @@ def test_what_is_refused(tmp_path: Path) -> None:
     run(test())
 
 
+def test_cancelled_between(tmp_path: Path) -> None:
+    """What was cancelled isn't gone on with, however whole its calls are; later there is nothing to cancel."""
+
+    async def test() -> None:
+        long = script(f"{CLOCK}{SUM} and so on {'over ' * 40}", "delay_ms=5,")
+        async with app(tmp_path, long) as core, client(core) as wire:
+            stopped = await wire.generate(tools=TOOLS)
+            call = (await wire.event("generation.tool_call", generation_id=stopped))["call"]["id"]
+            await wire.command("cancel", generation_id=stopped)
+            finished = await wire.finished(stopped)
+            assert (finished["finish_reason"], bool(finished["tool_calls"])) == ("cancelled", True)
+            assert await refused(wire, stopped, call) == ("bad_state", "generation_id")
+            first, (clock, add) = await called(wire)
+            await give(wire, first, add)
+            assert (await wire.command("cancel", generation_id=first))["state"] == "finished"
+            second = (await give(wire, first, clock))["generation_id"]
+            await wire.command("cancel", generation_id=second)
+            assert (await wire.finished(second))["finish_reason"] == "cancelled"
+
+    run(test())
+
+
 def test_a_forced_call_answers_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def test() -> None:
         async with app(tmp_path, script(CLOCK)) as core, client(core) as wire:
             seen = works(core, monkeypatch)
             for choice in ("required", {"type": "function", "function": {"name": "clock"}}):
                 first, calls = await called(wire, tool_choice=choice)
-                for call in calls:
-                    reply = await give(wire, first, call)
-                await wire.finished(reply["generation_id"])
+                replies = [await give(wire, first, call) for call in calls]
+                await wire.finished(replies[-1]["generation_id"])
                 assert (seen[-2].tool_choice, seen[-1].tool_choice) != ("auto", "auto")
                 assert seen[-1].tool_choice == "auto"
 
@@ -187,7 +208,7 @@ def test_updates_and_branches_go_on_too(tmp_path: Path, monkeypatch: pytest.Monk
                 await wire.finished(following)
                 sampling = seen[-1].sampling
                 assert (sampling.temperature, sampling.top_k, sampling.seed) == (0.5, 3, None)
-                assert (seen[-1].messages or ())[-2].content == "Let me look at that clock."
+                assert (seen[-1].messages or [])[-2].content == "Let me look at that clock."
 
     run(test())
 
