@@ -98,7 +98,8 @@ def test_limits_stops_and_nothing_at_all(tmp_path: Path) -> None:
             # a token that ends in the middle of a character is shown as one that can't be read
             cut = (await create(**asked, max_tokens=7)).choices[0].message.content
             assert cut.startswith("The na")
-            for content in ("", [], None):
+            contents: tuple[Any, ...] = ("", [], None)
+            for content in contents:
                 empty = [{"role": "system", "content": "x"}, {"role": "user", "content": content}]
                 assert (await create(model="x", messages=empty)).choices[0].finish_reason
         async with app(tmp_path / "none", "fake:tokens=0") as core, user(core) as api:
@@ -275,7 +276,7 @@ def test_templates_get_further_variables(tmp_path: Path) -> None:
             assert await prompt(core, chat_template_kwargs={"nobody_knows": [1, {"a": None}]}) == plain
             generation = await wire.generate(chat_template_kwargs={"enable_thinking": False}, max_tokens=1)
             assert (await wire.finished(generation))["usage"]["prompt_tokens"] == off
-            for wrong in (
+            wrongs: tuple[Any, ...] = (
                 {"messages": []},
                 {"tools": []},
                 {"bos_token": "x"},
@@ -284,7 +285,8 @@ def test_templates_get_further_variables(tmp_path: Path) -> None:
                 {"x": "y" * MAX_TEMPLATE_CHARS},
                 {f"n{i}": i for i in range(33)},
                 [],
-            ):
+            )
+            for wrong in wrongs:
                 body = {"messages": HI, "chat_template_kwargs": wrong}
                 answer = await post(core, "/chat/completions", body)
                 assert answer.status_code == 400, wrong

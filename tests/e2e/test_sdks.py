@@ -33,9 +33,9 @@ COMMON = (
 )
 SDKS = {
     "openai": ("openai_script", (*COMMON, "embeddings", "logprobs", "batch")),
-    "langchain-openai": ("langchain_script", (*COMMON, "embeddings", "logprobs", "batch")),
-    "pydantic-ai": ("pydantic_ai_script", COMMON),
-    "openai-agents": ("agents_script", COMMON),
+    "langchain-openai": ("langchain_script", (*COMMON, "embeddings", "logprobs", "batch", "responses")),
+    "pydantic-ai": ("pydantic_ai_script", (*COMMON, "responses", "responses websocket")),
+    "openai-agents": ("agents_script", (*COMMON, "responses", "responses websocket")),
 }
 pytestmark = pytest.mark.timeout(LIMIT_S + 100)
 

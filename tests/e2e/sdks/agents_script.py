@@ -18,7 +18,7 @@ from agents import (
 )
 from pydantic import BaseModel
 
-from tests.e2e.sdks.report import KEY, MODEL, STARTER_URL, feature, hermes, main
+from tests.e2e.sdks.report import KEY, MODEL, STARTER_URL, WebSockets, feature, hermes, main
 
 set_tracing_disabled(True)  # it would tell OpenAI about every run
 set_default_openai_api("chat_completions")
@@ -26,7 +26,7 @@ STARTER = RunConfig(model_provider=OpenAIProvider(base_url=STARTER_URL, api_key=
 asked: list[str] = []
 
 
-@function_tool
+@function_tool  # type: ignore[untyped-decorator]  # it lies outside the environment
 def clock(zone: Literal["UTC", "CET"]) -> str:
     """The time of day."""
     asked.append(zone)
@@ -132,6 +132,52 @@ async def errors() -> str:
         else:
             raise AssertionError(f"no {kind.__name__}")
     return "401, 400"
+
+
+async def over_responses(websocket: bool) -> str:
+    """The same over the Responses API: text, a stream, a loop with a function."""
+    options: dict[str, Any] = {"api_key": KEY, "use_responses": True, "use_responses_websocket": websocket}
+    here, there = OpenAIProvider(**options), OpenAIProvider(base_url=STARTER_URL, **options)
+    try:
+        config = RunConfig(model_provider=here)
+        assert (await Runner.run(agent(), "Hello, you!", run_config=config)).final_output == "Hello, you!"
+        result = Runner.run_streamed(agent(), "one two three", run_config=config)
+        kinds = [
+            event.data.type async for event in result.stream_events() if event.type == "raw_response_event"
+        ]
+        assert result.final_output == "one two three"
+        assert kinds.count("response.output_text.delta") > 1
+        asked.clear()
+        settings = ModelSettings(
+            tool_choice="required", parallel_tool_calls=False, max_tokens=60, temperature=0
+        )
+        worker = agent(tools=[clock], model_settings=settings)
+        looped = await Runner.run(worker, "What time is it?", run_config=RunConfig(model_provider=there))
+        assert asked
+        who = agent(output_type=Person, model_settings=ModelSettings(max_tokens=80))
+        found = await Runner.run(who, "Who is it?", run_config=RunConfig(model_provider=there))
+        assert isinstance(found.final_output, Person)
+        n_tokens = looped.context_wrapper.usage.total_tokens
+        assert n_tokens > 0
+    finally:
+        await here.aclose()
+        await there.aclose()
+    return (
+        f"text, {kinds.count('response.output_text.delta')} deltas, clock({asked[0]}), {found.final_output}"
+    )
+
+
+@feature("responses")
+async def responses() -> str:
+    return await over_responses(websocket=False)
+
+
+@feature("responses websocket")
+async def responses_websocket() -> str:
+    sockets = WebSockets()
+    told = await over_responses(websocket=True)
+    assert sockets.opened >= 2
+    return f"{told}; {sockets.opened} connections"
 
 
 if __name__ == "__main__":

@@ -92,17 +92,18 @@ async def streamed_tools() -> str:
 
 @feature("structured output")
 async def structured() -> str:
-    for method in ("json_schema", "function_calling"):
-        person = await starter.with_structured_output(Person, method=method).ainvoke("Who is it?")  # type: ignore[arg-type]
-        assert isinstance(person, Person)
-    return f"json_schema, function_calling: {person}"
+    methods: tuple[Literal["json_schema", "function_calling"], ...] = ("json_schema", "function_calling")
+    people = [
+        await starter.with_structured_output(Person, method=one).ainvoke("Who is it?") for one in methods
+    ]
+    assert all(isinstance(person, Person) for person in people)
+    return f"json_schema, function_calling: {people[0]}"
 
 
 @feature("embeddings")
 async def embeddings() -> str:
-    made = OpenAIEmbeddings(
-        model=MODEL, base_url=EMBEDDING_URL, api_key=SecretStr(KEY), check_embedding_ctx_length=False
-    )
+    options: Any = {"base_url": EMBEDDING_URL, "api_key": KEY, "check_embedding_ctx_length": False}
+    made = OpenAIEmbeddings(model=MODEL, **options)
     one, two = await made.aembed_documents(["one", "two"])
     assert one != two
     assert await made.aembed_query("one") == one
@@ -145,13 +146,31 @@ async def errors() -> str:
     ):
         start = time.monotonic()
         try:
-            await ChatOpenAI(**({"model": MODEL} | options)).ainvoke("x")  # type: ignore[arg-type]
+            await ChatOpenAI(**({"model": MODEL} | options)).ainvoke("x")
         except kind:
             pass
         else:
             raise AssertionError(f"no {kind.__name__}")
         assert time.monotonic() - start < 5
     return "401, 400, 404"
+
+
+@feature("responses")
+async def responses() -> str:
+    api = ChatOpenAI(model=MODEL, use_responses_api=True)
+    said = await api.ainvoke("Hello, you!")
+    assert said.text == "Hello, you!"
+    parts = [chunk.text async for chunk in api.astream("one two three")]
+    assert "".join(parts) == "one two three"
+    assert said.usage_metadata is not None
+    options: Any = {"base_url": STARTER_URL, "api_key": KEY, "max_completion_tokens": 80}
+    there = ChatOpenAI(model=MODEL, use_responses_api=True, **options)
+    called = await there.bind_tools([clock], tool_choice="any").ainvoke("What time is it?")
+    assert isinstance(called, AIMessage)
+    assert called.tool_calls[0]["name"] == "clock"
+    person = await there.with_structured_output(Person, method="json_schema").ainvoke("Who is it?")
+    assert isinstance(person, Person)
+    return f"text, {len(parts)} chunks, a call, {person}"
 
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 from pydantic_ai import Agent, ModelHTTPError, NativeOutput, ToolOutput
-from pydantic_ai.models.openai import OpenAIChatModel
+from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel, OpenAIResponsesModelSettings
 from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
 from pydantic_ai.settings import ModelSettings
 
-from tests.e2e.sdks.report import ECHO_URL, KEY, MODEL, STARTER_URL, feature, hermes, main
+from tests.e2e.sdks.report import ECHO_URL, KEY, MODEL, STARTER_URL, WebSockets, feature, hermes, main
 
 
 def model(base_url: str, key: str = KEY, name: str = MODEL) -> OpenAIChatModel:
@@ -45,7 +45,6 @@ async def streaming() -> str:
 @feature("usage")
 async def usage() -> str:
     told = (await Agent(model(ECHO_URL)).run("count me")).usage
-    told = told() if callable(told) else told
     assert told.input_tokens > 0
     assert told.output_tokens > 0
     return f"{told.input_tokens} + {told.output_tokens}"
@@ -121,6 +120,41 @@ async def errors() -> str:
             seen = 200
         assert seen == status
     return "401, 400, 404"
+
+
+async def over_responses(settings: OpenAIResponsesModelSettings) -> str:
+    """The same over the Responses API: text, a stream, a call, an answer in a given form."""
+    here, there = (
+        OpenAIResponsesModel(
+            MODEL,
+            provider=OpenAICompatibleProvider("tokenglass", base_url=base_url, api_key=KEY),
+            settings=settings,
+        )
+        for base_url in (ECHO_URL, STARTER_URL)
+    )
+    assert (await Agent(here).run("Hello, you!")).output == "Hello, you!"
+    async with Agent(here).run_stream("one two three") as stream:
+        parts = [part async for part in stream.stream_text(delta=True, debounce_by=None)]
+    assert "".join(parts) == "one two three"
+    told = [
+        (await Agent(there, output_type=form).run("Who is it?")).output
+        for form in (ToolOutput(Person), NativeOutput(Person))
+    ]
+    assert all(isinstance(one, Person) for one in told)
+    return f"text, {len(parts)} parts, as a call {told[0]}, native {told[1]}"
+
+
+@feature("responses")
+async def responses() -> str:
+    return await over_responses(OpenAIResponsesModelSettings())
+
+
+@feature("responses websocket")
+async def responses_websocket() -> str:
+    sockets = WebSockets()
+    told = await over_responses(OpenAIResponsesModelSettings(openai_transport="websocket"))
+    assert sockets.opened >= 2
+    return f"{told}; {sockets.opened} connections"
 
 
 if __name__ == "__main__":

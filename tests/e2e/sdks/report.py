@@ -13,6 +13,8 @@ import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from websockets.client import ClientProtocol
+
 MODEL = "local"
 ECHO_URL = os.environ.get("OPENAI_BASE_URL", "")
 """An app whose model answers with what the user said."""
@@ -34,6 +36,20 @@ def feature(name: str) -> Callable[[Feature], Feature]:
         return function
 
     return note
+
+
+class WebSockets:
+    """Counts the WebSockets that are opened, so that none of it goes over plain HTTP instead."""
+
+    def __init__(self) -> None:
+        self.opened = 0
+        check = ClientProtocol.process_response
+
+        def process_response(protocol: ClientProtocol, response: Any) -> None:
+            check(protocol, response)
+            self.opened += 1
+
+        ClientProtocol.process_response = process_response  # type: ignore[method-assign]
 
 
 def main() -> None:
@@ -78,7 +94,7 @@ def _stay_here() -> set[str]:
             raise socket.gaierror(f"{name} isn't this machine")
         return look_up(host, *arguments, **options)
 
-    socket.socket.connect = only_here  # type: ignore[method-assign]
+    socket.socket.connect = only_here  # type: ignore[method-assign, assignment]
     socket.getaddrinfo = names_of_here
     return reached
 
