@@ -49,7 +49,7 @@ class WebSockets:
             check(protocol, response)
             self.opened += 1
 
-        ClientProtocol.process_response = process_response  # type: ignore[method-assign]
+        ClientProtocol.process_response = process_response  # type: ignore[method-assign, assignment]
 
 
 def main() -> None:
