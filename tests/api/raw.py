@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
-from api.core import Core
 from tests.api.harness import TOKEN
 
 TEXT, BINARY, CONTINUATION, CLOSE, PING, PONG = 1, 2, 0, 8, 9, 10
@@ -18,8 +17,8 @@ TEXT, BINARY, CONTINUATION, CLOSE, PING, PONG = 1, 2, 0, 8, 9, 10
 class Raw:
     """Made for threads: every call blocks, for 60 s at most. Answers no pings and reads only when told to."""
 
-    def __init__(self, core: Core, query: str = "", receive_buffer: int | None = None) -> None:
-        parts = urlsplit(core.url or "")
+    def __init__(self, url: str, query: str = "", receive_buffer: int | None = None) -> None:
+        parts = urlsplit(url)
         assert parts.hostname is not None
         self.socket = socket.socket()
         if receive_buffer is not None:

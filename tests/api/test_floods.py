@@ -6,16 +6,17 @@ import asyncio
 import functools
 import json
 import logging
+import multiprocessing
 import os
 import random
-import statistics
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import pytest
@@ -26,21 +27,28 @@ from api.core import Core
 from tests.api.harness import HI, SLOW, Frame, Wire, app, client, eventually, flood, run
 from tests.api.raw import BINARY, CLOSE, CONTINUATION, PING, PONG, Raw, frame
 
+T = TypeVar("T")
 SOAK = "TOKENGLASS_SOAK" in os.environ
 N_COMMANDS = 100_000 if SOAK else 10_000
 N_PINGS = 100_000
 N_MUTATIONS = 5_000 if SOAK else 400
-DISTURBED_S = 2.0
-"""No reply to anybody else may take longer, on however busy a machine; a flood let through takes many."""
+HELD_UP_S = 0.1
+"""CPU time for which nobody else gets a turn: at most. Measured so, it is the same on a busy machine."""
+
+
+def figures(seconds: list[float]) -> str:
+    p50, p99, most = (sorted(seconds)[int(share * (len(seconds) - 1))] * 1e3 for share in (0.5, 0.99, 1))
+    return f"p50 {p50:.1f} p99 {p99:.1f} longest {most:.1f} ms"
 
 
 class Bystander:
-    """Somebody else: pings all the time, and keeps how long each reply took."""
+    """Somebody else: pings all the time, keeps how long replies took, and for how long it had no turn."""
 
     def __init__(self, wire: Wire) -> None:
         self.taken_s: list[float] = []
+        self.held_up_s: list[float] = []
         self._wire = wire
-        self._task = asyncio.create_task(self._ping())
+        self._tasks = [asyncio.create_task(self._ping()), asyncio.create_task(self._look())]
 
     async def _ping(self) -> None:
         while True:
@@ -49,18 +57,22 @@ class Bystander:
             self.taken_s.append(time.monotonic() - began)
             await asyncio.sleep(0.02)
 
+    async def _look(self) -> None:
+        while True:
+            began = time.thread_time()
+            await asyncio.sleep(0.001)
+            self.held_up_s.append(time.thread_time() - began)
+
     async def __aenter__(self) -> Bystander:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-        p99 = statistics.quantiles(self.taken_s, n=100)[98] if len(self.taken_s) > 1 else 0.0
-        print(
-            f"somebody else's {len(self.taken_s)} pings: p99 {p99 * 1e3:.1f} ms, "
-            f"longest {max(self.taken_s, default=0) * 1e3:.1f} ms"
-        )
-        assert max(self.taken_s, default=0) < DISTURBED_S
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        taken, held_up = figures(self.taken_s), figures(self.held_up_s)
+        print(f"somebody else: {len(self.taken_s)} pings: {taken}; CPU time without a turn: {held_up}")
+        assert max(self.held_up_s) < HELD_UP_S
 
 
 @contextmanager
@@ -73,46 +85,51 @@ def bounded_memory(most: int) -> Iterator[None]:
     assert grown < most
 
 
+async def outside(call: Callable[[str], T], url: str) -> T:
+    """Do it in a process of its own, which shares nothing with the app."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return await asyncio.get_running_loop().run_in_executor(pool, call, url)
+
+
 async def aside(call: Callable[[], Any]) -> Any:
     return await asyncio.get_running_loop().run_in_executor(None, call)
 
 
+def pour_commands(url: str) -> Counter[str]:
+    with Raw(url, "?name=flood") as raw:
+        messages = raw.messages()
+        assert next(messages)["type"] == "hello"
+        seen: Counter[str] = Counter()
+        ids: set[int] = set()
+        sent = 0
+        while len(ids) < N_COMMANDS:
+            if sent < N_COMMANDS:
+                # ahead by no more than the kernel holds, or both sides would wait for each other
+                n = min(1000, N_COMMANDS - sent)
+                raw.send(
+                    *(frame(b'{"id":%d,"type":"settings.get"}' % number) for number in range(sent, sent + n))
+                )
+                sent += n
+            while len(ids) < sent - (1000 if sent < N_COMMANDS else 0):
+                reply = next(messages)
+                assert reply["id"] not in ids
+                ids.add(reply["id"])
+                seen["ok" if reply["ok"] else reply["error"]["code"]] += 1
+                if not reply["ok"]:
+                    assert reply["error"]["hint"].startswith("wait ")
+        return seen
+
+
 def test_a_burst_of_commands(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """As many as the allowance lets through are carried out, the others are `busy`: one reply each."""
-
-    def pour(core: Core) -> Counter[str]:
-        with Raw(core, "?name=flood") as raw:
-            messages = raw.messages()
-            assert next(messages)["type"] == "hello"
-            seen: Counter[str] = Counter()
-            ids: set[int] = set()
-            sent = 0
-            while len(ids) < N_COMMANDS:
-                if sent < N_COMMANDS:
-                    # ahead by no more than the kernel holds, or both sides would wait for each other
-                    n = min(1000, N_COMMANDS - sent)
-                    raw.send(
-                        *(
-                            frame(b'{"id":%d,"type":"settings.get"}' % number)
-                            for number in range(sent, sent + n)
-                        )
-                    )
-                    sent += n
-                while len(ids) < sent - (1000 if sent < N_COMMANDS else 0):
-                    reply = next(messages)
-                    assert reply["id"] not in ids
-                    ids.add(reply["id"])
-                    seen["ok" if reply["ok"] else reply["error"]["code"]] += 1
-                    if not reply["ok"]:
-                        assert reply["error"]["hint"].startswith("wait ")
-            return seen
 
     async def test() -> None:
         async with app(tmp_path, SLOW) as core, client(core) as other:
             generation = await other.generate()
             async with Bystander(other):
                 began = time.monotonic()
-                seen = await aside(lambda: pour(core))
+                seen = await outside(pour_commands, core.url)
                 took = time.monotonic() - began
             print(f"{N_COMMANDS} commands in {took:.1f} s: {dict(seen)}")
             assert set(seen) == {"ok", "busy"}
@@ -153,47 +170,49 @@ def test_pings_and_cancels_have_an_allowance_of_their_own(tmp_path: Path) -> Non
     run(test())
 
 
-def test_a_flood_of_websocket_pings_whose_pongs_nobody_reads(tmp_path: Path) -> None:
-    def pour(core: Core) -> None:
-        with Raw(core, receive_buffer=4096) as raw:
-            burst = frame(b"p" * 125, PING) * 1000
-            try:
-                for _ in range(N_PINGS // 1000):
-                    raw.send(burst)
-                raw.close_code()
-            except OSError:
-                return
+def pour_pings(url: str) -> None:
+    with Raw(url, receive_buffer=4096) as raw:
+        burst = frame(b"p" * 125, PING) * 1000
+        try:
+            for _ in range(N_PINGS // 1000):
+                raw.send(burst)
+            raw.close_code()
+        except OSError:
+            return
 
+
+def test_a_flood_of_websocket_pings_whose_pongs_nobody_reads(tmp_path: Path) -> None:
     async def test() -> None:
         async with app(tmp_path, SLOW) as core, client(core) as other, client(core) as watcher:
             await watcher.command("subscribe", events=["client.*"])
             with bounded_memory(64 << 20):
                 async with Bystander(other):
-                    await aside(lambda: pour(core))
+                    await outside(pour_pings, core.url)
                     assert (await watcher.event("client.disconnected"))["reason"] == "slow"
 
     run(test(), 120)
 
 
+def pour_and_read_pings(url: str) -> int:
+    n = N_PINGS // 10
+    with Raw(url) as raw:
+        frames = raw.frames()
+        pongs = sent = 0
+        while pongs < n:
+            if sent < n:
+                raw.send(frame(b"", PING) * 5000)
+                sent += 5000
+            while pongs < sent:
+                pongs += next(frames)[0] == PONG
+        return pongs
+
+
 def test_a_flood_of_websocket_pings_that_are_read(tmp_path: Path) -> None:
     """They are all answered: it is its right, and disturbs nobody."""
 
-    def pour(core: Core) -> int:
-        n = N_PINGS // 10
-        with Raw(core) as raw:
-            frames = raw.frames()
-            pongs = sent = 0
-            while pongs < n:
-                if sent < n:
-                    raw.send(frame(b"", PING) * 100)
-                    sent += 100
-                while pongs < sent:
-                    pongs += next(frames)[0] == PONG
-            return pongs
-
     async def test() -> None:
         async with app(tmp_path, SLOW) as core, client(core) as other, Bystander(other):
-            assert await aside(lambda: pour(core)) == N_PINGS // 10
+            assert await outside(pour_and_read_pings, core.url) == N_PINGS // 10
 
     run(test(), 120)
 
@@ -367,7 +386,7 @@ def one_byte_at_a_time(between: bytes = b"") -> list[bytes]:
 )
 def test_fragments(tmp_path: Path, frames: list[bytes]) -> None:
     def ask(core: Core) -> Frame:
-        with Raw(core) as raw:
+        with Raw(core.url) as raw:
             raw.send(*frames)
             return next(message for message in raw.messages() if message["type"] == "reply")
 
@@ -419,7 +438,7 @@ def test_frames_that_end_the_connection(
     tmp_path: Path, frames: list[bytes], code: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     def ask(core: Core) -> int | None:
-        with Raw(core) as raw:
+        with Raw(core.url) as raw:
             try:
                 raw.send(*frames)
             except OSError:
@@ -450,7 +469,7 @@ def test_who_answers_pings_may_stay_and_who_does_not_goes(
     async def test() -> None:
         async with app(tmp_path) as core, client(core) as watcher, client(core, "?name=idle") as idle:
             await watcher.command("subscribe", events=["client.*"])
-            mute = await aside(lambda: Raw(core, "?name=mute&client=MUTE"))
+            mute = await aside(lambda: Raw(core.url, "?name=mute&client=MUTE"))
             went = await watcher.event("client.disconnected")
             assert (went["name"], went["reason"]) == ("mute", "lost")
             await asyncio.sleep(2.5)
@@ -470,7 +489,7 @@ def test_a_long_replay_may_be_read_slowly(tmp_path: Path, monkeypatch: pytest.Mo
     n = 8_000
 
     def read(core: Core) -> int:
-        with Raw(core, receive_buffer=1 << 16) as raw:
+        with Raw(core.url, receive_buffer=1 << 16) as raw:
             raw.command("subscribe", events=["log"], since=0)
             got = 0
             for message in raw.messages():
@@ -495,7 +514,7 @@ def test_a_cancel_passes_ones_own_flood(tmp_path: Path) -> None:
     """Replies and a replay that a client doesn't take hold up neither its commands nor pongs."""
 
     def ask(core: Core, generation: str) -> tuple[list[Any], bool]:
-        with Raw(core, "?client=K", receive_buffer=1 << 14) as raw:
+        with Raw(core.url, "?client=K", receive_buffer=1 << 14) as raw:
             raw.command("subscribe", since=0)
             for number in range(60):
                 raw.command("conversations.get", id=number, conversation_id=conversation)

@@ -154,12 +154,11 @@ async def run(app: psutil.Process, url: str, client: LiveClient, n: int, options
         reader.start()
         theirs.close()
         assert await asyncio.to_thread(control.recv)
-    (worker,) = app.children()
-    before = _cpu(app), _cpu(worker), time.monotonic()
+    before = _cpu(app), _worker_cpu(app), time.monotonic()
     bias = {str(synthetic.EOS): -100.0} if options.synthetic else {}
     sampled, delays = await generate(client, options.tokens, bias)
     seconds = time.monotonic() - before[2]
-    app_cpu, worker_cpu = (_cpu(app) - before[0]) / seconds, (_cpu(worker) - before[1]) / seconds
+    app_cpu, worker_cpu = (_cpu(app) - before[0]) / seconds, (_worker_cpu(app) - before[1]) / seconds
     heard = None
     if n:
         await asyncio.sleep(0.5)  # the last ones may still be on their way
@@ -173,6 +172,10 @@ async def run(app: psutil.Process, url: str, client: LiveClient, n: int, options
 def _cpu(process: psutil.Process) -> float:
     times = process.cpu_times()
     return times.user + times.system
+
+
+def _worker_cpu(app: psutil.Process) -> float:
+    return sum(_cpu(child) for child in app.children(recursive=True))
 
 
 def _p(values: list[float], share: float) -> float:
@@ -251,7 +254,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="One stream to many subscribers.")
     parser.add_argument("--clients", type=int, default=100)
     parser.add_argument(
-        "--model", default="fake:delay_ms=5", help="default: a fake one of about 200 tokens/s"
+        "--model", default="fake:delay_ms=5,tokens=4000", help="default: a fake one of about 200 tokens/s"
     )
     parser.add_argument("--synthetic", help="a real one of random weights instead, e.g. 60M")
     parser.add_argument("--tokens", type=int, default=2000)
