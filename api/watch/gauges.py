@@ -25,8 +25,8 @@ class Gauge:
     style: str
     values: Sequence[float | None] = ()
     """For a sparkline, of which the last ones are shown."""
-    top: float | None = None
-    """What a full sparkline stands for; None: the largest value shown."""
+    from_zero: bool = True
+    """Whether its lowest step stands for zero, or for the least value shown."""
     share: float | None = None
     """For a bar, 0 to 1."""
     note: str = ""
@@ -55,7 +55,7 @@ def _gauges(model: Model, now: float, width: int) -> list[Gauge]:
             f"{figure(quantiles[0] * 1000)} ms" if quantiles else "–",
             "accent",
             model.pace.gaps(now, width),
-            note=f"p99 {figure(quantiles[1] * 1000)}" if quantiles else "",
+            note=f"p99 {figure(quantiles[1] * 1000)} ms" if quantiles else "",
         ),
     ]
     if step is not None and step["kv_total"]:
@@ -66,15 +66,16 @@ def _gauges(model: Model, now: float, width: int) -> list[Gauge]:
         found.append(Gauge("KV", "–", "tool", share=0.0))
     found.append(_slots(model))
     if system is not None:
-        parts = f"app {system['app_cpu_percent']:.0f} engine {system['worker_cpu_percent']:.0f}"
-        found.append(Gauge("CPU", f"{system['cpu_percent']:.0f} %", "good", model.cpu, 100.0, note=parts))
-        note = f"engine {system['worker_rss'] / MIB:,.0f} MiB"
+        cpu = system["cpu_percent"]
+        note = f"app {system['app_cpu_percent']:.0f} · engine {system['worker_cpu_percent']:.0f}"
+        found.append(Gauge("CPU", f"{cpu:.0f} %", "good", share=cpu / 100, note=note))
+        note = f"of {system['ram_total'] / GIB:,.0f} · engine {system['worker_rss'] / MIB:,.0f} MiB"
         found.append(_memory("RAM", system["ram_used"], system["ram_total"], note))
         for gpu in system["gpus"]:
             found += _gpu(gpu)
     for name, series in list(model.series.items())[-MAX_OWN:]:
         value = f"{figure(series.values[-1])} {series.unit}".strip()
-        found.append(Gauge(name, value, "good", series.values))
+        found.append(Gauge(name, value, "good", series.values, from_zero=False))
     return found
 
 
@@ -137,9 +138,9 @@ def _spark(gauge: Gauge, width: int) -> list[Span]:
     """The last values, one a column; nothing where there is none."""
     values = [*[None] * width, *gauge.values][-width:]
     known = [value for value in values if value is not None]
-    low = min(0.0, *known) if known else 0.0
-    top = gauge.top if gauge.top is not None else max(known, default=0.0)
-    span = (top - low) or 1.0
+    low = min(known, default=0.0)
+    low = min(low, 0.0) if gauge.from_zero else low
+    span = (max(known, default=0.0) - low) or 1.0
     steps = (None if value is None else int((value - low) / span * 7.999) for value in values)
     shown = "".join(" " if step is None else BLOCKS[min(7, max(0, step))] for step in steps)
     return [(shown, gauge.style)]

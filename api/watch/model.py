@@ -83,7 +83,6 @@ class Model:
         self.clients: dict[str, Frame] = {}
         self.step: Frame | None = None
         self.system: Frame | None = None
-        self.cpu: deque[float] = deque(maxlen=KEPT_VALUES)
         self.series: dict[str, Series] = {}
         self.pace = Pace()
         self.notice: Notice | None = None
@@ -236,7 +235,6 @@ class Model:
                 self.step = frame
             case "metrics.system":
                 self.system = frame
-                self.cpu.append(frame["cpu_percent"])
             case "metrics.custom":
                 self._custom(frame)
             case "metrics.clients":

@@ -13,6 +13,8 @@ from api.watch.gauges import figure, gauges
 from api.watch.model import Model, Watched
 from api.watch.terminal import Line, Span
 
+ROOMY = 16
+"""Lines from which on there are empty ones between the parts."""
 BEHIND_BYTES = 1 << 16
 """From so much unread on a client counts as behind."""
 NOTICE_S = 30.0
@@ -45,22 +47,19 @@ NOTHING = "Nothing is being written. Ask in the window, with `tokenglass chat`, 
 
 def picture(model: Model, width: int, height: int, now: float) -> list[Line]:
     """Exactly `height` lines of at most `width` columns. `now`: monotonic seconds."""
-    roomy = height >= 16
-    top: list[Line] = [_header(model, width, now)]
-    if height >= 6:
-        top += [[], *gauges(model, width, now)] if roomy else gauges(model, width, now)[: height // 4]
-    bottom: list[Line] = []
+    blank: list[Line] = [[]] if height >= ROOMY else []
+    instruments = gauges(model, width, now)[: height // 3] if height >= 6 else []
+    above = [_header(model, width, now), *blank, *instruments, *blank]
+    below: list[Line] = [*blank]
     if height >= 8:
-        bottom.append(_clients(model, width))
+        below.append(_clients(model, width))
     if height >= 4:
-        bottom.append(_footer(model, width, now))
-    left = height - len(top) - len(bottom)
-    gap = 1 if roomy and left > 4 else 0
-    ended = _ended(model, width, _lines_for_ended(model, left - 2 * gap))
-    body = left - len(ended) - gap - (gap if ended or roomy else 0)
-    lines = [*top, *[[]] * gap, *_generations(model, width, max(0, body), now)]
-    lines += [[]] * (height - len(lines) - len(ended) - len(bottom))
-    return [*lines[: height - len(ended) - len(bottom)], *ended, *bottom][:height]
+        below.append(_footer(model, width, now))
+    ended = _ended(model, width, _lines_for_ended(model, height - len(above) - len(below)))
+    below = [*blank, *ended, *below] if ended else below
+    left = max(0, height - len(above) - len(below))
+    written = _generations(model, width, left, now)
+    return [*above, *written, *[[]] * (left - len(written)), *below][:height]
 
 
 def spread(left: list[Span], right: list[Span], width: int) -> Line:
@@ -170,7 +169,7 @@ def _card(generation: Watched, width: int, height: int, now: float) -> list[Line
         (f"  {generation.origin}" if generation.origin != generation.client else "", "dim"),
     ]
     lines: list[Line] = [spread(head, [(_figures(generation, now), "dim")], width)]
-    blank = 1 if height >= 6 else 0
+    blank = 1 if height >= 5 else 0
     if height - blank >= 3 and generation.input:
         lines.append([("  › ", "dim"), (clip(generation.input, width - 4), "dim")])
     room = height - len(lines) - blank
@@ -241,7 +240,7 @@ def _ended(model: Model, width: int, lines: int) -> list[Line]:
         client = clip(generation.client, name)
         pad = " " * (name - columns(client))
         left: list[Span] = [(f"{mark} ", style), (f"{generation.clock}  ", "dim"), (client + pad, "")]
-        figures = _aligned(generation) if width >= 70 else _ledger(generation)[0]
+        figures = _aligned(generation, width) if width >= 70 else _ledger(generation)[0]
         room = width - sum(columns(text) for text, _ in left) - len(figures) - 4
         if room > 8:
             left.append((f"  {clip(generation.input, room)}", "dim"))
@@ -249,14 +248,14 @@ def _ended(model: Model, width: int, lines: int) -> list[Line]:
     return shown
 
 
-def _aligned(generation: Watched) -> str:
-    """The figures in columns."""
+def _aligned(generation: Watched, width: int) -> str:
+    """The figures in columns, as many as there is room for beside what was asked."""
     if generation.ended is None:
         return "its end was missed"
     timings = generation.ended["timings"]
-    speed, first = figure(timings["tokens_per_second"]), figure(timings["ttft_ms"])
     why = "" if generation.state == "stop" else REASONS.get(generation.state, generation.state)
-    return f"{why}  {generation.tokens:>6,} tok  {speed:>6} tok/s  {first:>6} ms"
+    first = f"  first {figure(timings['ttft_ms']):>5} ms" if width >= 96 else ""
+    return f"{why}  {generation.tokens:>6,} tok  {figure(timings['tokens_per_second']):>6} tok/s{first}"
 
 
 def _bytes(number: float) -> str:
