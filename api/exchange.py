@@ -190,7 +190,7 @@ def too_large(n_conversations: int) -> TokenglassError:
     one = n_conversations == 1
     return TokenglassError(
         "invalid_argument",
-        f"{'this conversation is' if one else 'they are'} longer than {MAX_EXPORT_BYTES >> 20} MiB together",
+        f"{'this conversation is' if one else 'together they are'} longer than {MAX_EXPORT_BYTES >> 20} MiB",
         path="conversation_id" if one else "all",
         hint="quit the app and use tokenglass conversations export" if one else "export them one by one",
     )

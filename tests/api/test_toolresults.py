@@ -136,7 +136,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
 
 
 def test_cancelled_between(tmp_path: Path) -> None:
-    """What was cancelled isn't gone on with, however whole its calls are; later there is nothing to cancel."""
+    """What was cancelled isn't gone on with, however whole its calls are; later nothing is left to cancel."""
 
     async def test() -> None:
         long = script(f"{CLOCK}{SUM} and so on {'over ' * 40}", "delay_ms=5,")
