@@ -227,7 +227,7 @@ class Player:
     def _check_seq(self, frame: Frame) -> None:
         if "t" not in frame:  # not an event
             return
-        first: int = frame.get("first_seq", frame["seq"])
+        first: int = frame["first_seq"] if "first_seq" in frame else frame["seq"]
         if not self._last_seq < first <= frame["seq"]:
             raise MismatchError(f"the numbers don't rise: {frame}")
         self._last_seq = frame["seq"]
