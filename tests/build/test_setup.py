@@ -10,6 +10,7 @@ from pathlib import Path
 
 import launch
 import lock
+import PySide6
 import pytest
 import setup_env
 import system
@@ -105,6 +106,20 @@ def test_missing_libraries_name_their_packages_once() -> None:
     assert system.missing_packages(libraries, check=lambda name: True) == []
     assert not system.loads("libtokenglass-nowhere.so.9")
     assert system.loads("libc.so.6")
+
+
+@pytest.mark.skipif(shutil.which("readelf") is None, reason="binutils are missing")
+def test_the_browser_needs_no_other_library() -> None:
+    """What QtWebEngine's libraries link to is Qt's own, C's and C++'s, or in the lists."""
+    folder = Path(PySide6.__file__).parent / "Qt"
+    files = [folder / "lib/libQt6WebEngineCore.so.6", folder / "libexec/QtWebEngineProcess"]
+    done = subprocess.run(["readelf", "-d", *files], capture_output=True, text=True, check=True)
+    needed = set(re.findall(r"NEEDED.*\[(.+)\]", done.stdout))
+    own = ("libQt6", "libc.", "libm.", "libgcc_s.", "libstdc++.", "ld-linux", "libz.", "libxcb.so.1")
+    # libnss3 brings libnssutil3 and libsmime3, libx11-6 brings libxcb1, and Python itself libz
+    listed = {*system.GUI_LIBRARIES, *system.BROWSER_LIBRARIES, "libnssutil3.so", "libsmime3.so"}
+    assert not {name for name in needed if not name.startswith(own)} - listed
+    assert set(system.BROWSER_LIBRARIES) <= needed
 
 
 def test_without_rights_the_exact_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
