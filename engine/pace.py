@@ -13,7 +13,7 @@ percentile; this leaves room for steps that turn out longer than foreseen. A mod
 token costs nearly a step of its own needs most of it to get on at all."""
 SHORT_PROMPT = 128
 """Tokens that may be computed in one step beside decoding ones, where that takes `HICCUP_MS` at most."""
-HICCUP_MS = 200.0
+HICCUP_MS = 400.0
 REMEASURE_AFTER = 50
 """Steps with prompt tokens after which one goes without, since decoding gets slower as contexts grow."""
 _WEIGHT = 0.3  # of a new measurement

@@ -150,13 +150,13 @@ def test_short_prompts_come_whole_once_it_is_known_what_they_take() -> None:
     pace = Pace(N_BATCH)
     pace.observe(2, 0, 0, 10)
     assert pace.whole(2) == 0, "nothing is known"
-    pace.observe(0, 50, 0, 100)
+    pace.observe(0, 50, 0, 200)
     assert pace.whole(0) == 0, "nobody waits meanwhile"
-    assert pace.whole(2) == HICCUP_MS / 2
+    assert pace.whole(2) == HICCUP_MS / 4
     assert pace.whole(N_BATCH - 5) == 5
     for _ in range(20):
-        pace.observe(2, 50, 50, 210)  # 4 ms each beside the two
-    assert pace.whole(2) == pytest.approx(HICCUP_MS / 4, abs=1)
+        pace.observe(2, 50, 50, 410)  # 8 ms each beside the two
+    assert pace.whole(2) == pytest.approx(HICCUP_MS / 8, abs=1)
     for _ in range(20):
         pace.observe(0, 500, 0, 5)
     assert pace.whole(2) == SHORT_PROMPT
