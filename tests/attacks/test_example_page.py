@@ -28,7 +28,7 @@ const asking = setInterval(() => {{
 STOP = """
 setInterval(() => {
   const articles = [...document.querySelectorAll("article")];
-  if (articles.length < 2 || !articles.every((article) => article.querySelector("p").textContent)) return;
+  if (articles.length < 3 || !articles.every((article) => article.querySelector("p").textContent)) return;
   articles.forEach((article) => article.querySelector("button")?.click());
 }, 20);
 """
@@ -69,26 +69,32 @@ def test_it_asks_the_starter_model(tmp_path: Path, browser: Chromium, pages: Sit
         assert (float(rate) > 0, unit, end) == (True, "tokens/s", finished["finish_reason"])
 
 
-def test_it_shows_what_others_ask_and_stops_it(tmp_path: Path, browser: Chromium, pages: Site) -> None:
+def test_it_shows_what_others_ask_and_do_and_stops_it(tmp_path: Path, browser: Chromium, pages: Site) -> None:
     with (
         serve(tmp_path / "home", "fake:tokens=4000,delay_ms=20", "--allow-origin", pages.origin()) as app,
         SyncClient.discover(app.home, name="me") as me,
         ThreadPoolExecutor(1) as pool,
     ):
-        me.request("subscribe", events=["generation.queued"])
+        me.request("subscribe", events=["generation.delta", "generation.finished"])
 
-        def ask_too() -> str:
-            next(me.events())  # the page's own
-            return str(me.generate(prompt="Go on for long").finished()["finish_reason"])
+        def steer() -> list[str]:
+            """Take back tokens of the page's answer, let a branch begin, ask too; the texts at the end."""
+            events = iter(me.events())
+            late = next(event for event in events if event["tokens"] and event["tokens"][-1]["index"] > 5)
+            me.request("rewind", generation_id=late["generation_id"], tokens=4)
+            me.request("fork", generation_id=late["generation_id"], at_token=2)
+            me.request("generate", prompt="Go on for long")
+            ends = (event for event in events if event["type"] == "generation.finished")
+            return [next(ends)["text"] for _ in range(3)]
 
-        asked = pool.submit(ask_too)
+        steered = pool.submit(steer)
         script = asking(app, "And you?") + STOP
-        mine, own = browser.visit(f"{pages.origin()}/browser.html", ended(2), script)
-        assert asked.result(VISIT_LIMIT_S) == "cancelled"
-        assert (mine[0], own[0]) == ("me: Go on for long", "browser: And you?")
-        for _, text, speed in (mine, own):
-            assert text
-            assert speed.endswith(" · cancelled")
+        shown = browser.visit(f"{pages.origin()}/browser.html", ended(3), script)
+        asked, texts, speeds = zip(*shown, strict=True)
+        assert asked == ("me: Go on for long", "me: And you?", "browser: And you?")
+        assert sorted(texts) == sorted(steered.result(VISIT_LIMIT_S))
+        assert all(texts)
+        assert all(speed.endswith(" · cancelled") for speed in speeds)
 
 
 def test_the_lines_in_the_readme(tmp_path: Path, browser: Chromium, pages: Site) -> None:
