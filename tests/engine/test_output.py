@@ -21,7 +21,9 @@ from tests.engine.harness import CLOCK_TOOL
 CALL = '<tool_call>{"name": "clock", "arguments": {"a": "é"}}</tool_call>'
 
 
-def _command(*, tools: bool, stop: Sequence[str] = (), tool_choice: ToolChoice = "auto") -> Generate:
+def _command(
+    *, tools: bool, stop: Sequence[str] = (), tool_choice: ToolChoice = "auto", one_call: bool = False
+) -> Generate:
     return Generate(
         generation_id="g",
         received_t=0.0,
@@ -31,6 +33,7 @@ def _command(*, tools: bool, stop: Sequence[str] = (), tool_choice: ToolChoice =
         stop=list(stop),
         tools=[CLOCK_TOOL] if tools else [],
         tool_choice=tool_choice,
+        parallel_tool_calls=not one_call,
     )
 
 
@@ -41,9 +44,11 @@ def feed(
     tools: bool,
     form: Format | None = None,
     reasoning_open: bool = False,
+    one_call: bool = False,
 ) -> tuple[Output, list[Event]]:
     """Push one token for each chunk until the output has stopped, then finish."""
-    prepared = Prepared(_command(stop=stop, tools=tools), [], format=form, reasoning_open=reasoning_open)
+    command = _command(stop=stop, tools=tools, one_call=one_call)
+    prepared = Prepared(command, [], format=form, reasoning_open=reasoning_open)
     output = Output(prepared, PieceCache(chunks.__getitem__))
     events: list[Event] = []
     for i in range(len(chunks)):
@@ -118,6 +123,18 @@ def test_tools_that_may_not_be_called_are_not_looked_for() -> None:
     assert (output.text, output.tool_calls) == (CALL, [])
 
 
+def test_where_one_call_is_wanted_the_first_one_ends_the_answer() -> None:
+    for chunks in ([b"so ", CALL.encode(), b" and ", CALL.encode()], [f"so {CALL} and {CALL}".encode()]):
+        output, events = feed(chunks, stop=[], tools=True, one_call=True)
+        assert output.stopped
+        assert output.text == "so"
+        assert output.tool_calls == [ToolCall(id="call_g_0", name="clock", arguments='{"a": "é"}')]
+        assert isinstance(events[-1], ToolCallDone)
+        assert [token["index"] for token in tokens_of(events)] == list(range(output.n_tokens))
+    output, _ = feed([b"no ", b"call"], stop=[], tools=True, one_call=True)
+    assert (output.text, output.stopped) == ("no call", False)
+
+
 def test_replay_brings_a_new_output_to_where_the_old_one_was() -> None:
     chunks = [b"<think>", b"Hm.", b"</think>", b"So ", CALL[:20].encode(), CALL[20:].encode(), b"ok"]
     for n in range(len(chunks) + 1):
@@ -158,11 +175,22 @@ def _chunks(draw: st.DrawFn) -> list[bytes]:
     tools=st.booleans(),
     form=st.sampled_from((None, HERMES)),
     reasoning_open=st.booleans(),
+    one_call=st.booleans(),
 )
 def test_any_tokens(
-    chunks: list[bytes], stop: list[str], tools: bool, form: Format | None, reasoning_open: bool
+    chunks: list[bytes],
+    stop: list[str],
+    tools: bool,
+    form: Format | None,
+    reasoning_open: bool,
+    one_call: bool,
 ) -> None:
-    output, events = feed(chunks, stop=stop, tools=tools, form=form, reasoning_open=reasoning_open)
+    def said(chunks: list[bytes], one_call: bool) -> tuple[Output, list[Event]]:
+        return feed(
+            chunks, stop=stop, tools=tools, form=form, reasoning_open=reasoning_open, one_call=one_call
+        )
+
+    output, events = said(chunks, one_call)
     # each token once, in order
     tokens = tokens_of(events)
     assert [token["index"] for token in tokens] == list(range(output.n_tokens)) == [t["id"] for t in tokens]
@@ -176,9 +204,13 @@ def test_any_tokens(
         if isinstance(event, TokenEvent) and event.tokens:
             assert "".join(token["text"] for token in event.tokens) == event.text
     # and doesn't depend on the cuts
-    whole, _ = feed([b"".join(chunks)], stop=stop, tools=tools, form=form, reasoning_open=reasoning_open)
+    whole, _ = said([b"".join(chunks)], one_call)
     assert (output.text, output.reasoning) == (whole.text, whole.reasoning)
     assert (output.tool_calls, output.stopped) == (whole.tool_calls, whole.stopped)
+    if one_call:
+        several, _ = said(chunks, False)
+        assert output.tool_calls == several.tool_calls[:1]
+        assert several.text.startswith(output.text.rstrip())
     if not tools and form is None:
         expected = b"".join(chunks).decode("utf-8", "replace")
         assert expected.startswith(output.text)
