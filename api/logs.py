@@ -22,7 +22,7 @@ MIN_SECRET = 8
 REPEAT_S = 60.0
 _NO_ACCEPT = "socket.accept() out of system resource"
 
-_CREDENTIAL = re.compile(r"(?i)(\btoken=|\bbearer[ .])[A-Za-z0-9._~+/=-]+")
+_CREDENTIAL = re.compile(r"(?i)(\btoken=|\bbearer[ .])[A-Za-z0-9._~+/=-]+|\btg_[A-Za-z0-9_-]{43}")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 

@@ -37,6 +37,9 @@ from api.strangers import Strangers
 from engine.errors import TokenglassError
 
 logger = logging.getLogger(__name__)
+_library_logger = logging.getLogger("websockets.server.live")
+# below INFO it would log tokens, and its INFO tells of each connection what is told here already
+_library_logger.setLevel(logging.WARNING)
 
 SEND_BUFFER_BYTES = 1 << 17
 """Of the kernel, for each connection: what lies there can't be taken back from a client that doesn't read."""
@@ -82,14 +85,13 @@ class LiveServer:
         """Accept connections on a listening socket, which belongs to the server from now on."""
         self._guard = guard
         self.routes = Routes(self, guard, self._clients, str(self._about["version"]))
-        # below INFO it would log tokens, and its INFO repeats what is told here already
-        logging.getLogger("websockets.server").setLevel(logging.WARNING)
         connection_class = type("LiveConnection", (Connection,), {"live": self})
         self._server = await serve(
             self._handle,
             sock=sock,
             process_request=self._process_request,
             select_subprotocol=_select_subprotocol,
+            logger=_library_logger,
             compression=None,
             server_header=None,
             open_timeout=2,

@@ -1,9 +1,17 @@
+import contextlib
 import string
 from random import Random
 
+import h11
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from websockets.datastructures import Headers
+from websockets.exceptions import InvalidHandshake
+from websockets.http11 import Request
+from websockets.streams import StreamReader
 
+from api import heads
 from api.guard import METHODS, Guard, Refusal, Visitor, check_host, check_origin
 from api.permissions import NOBODY, OWNER
 from api.tokens import Tokens
@@ -238,3 +246,57 @@ def test_garbage_is_always_answered(guard: Guard) -> None:
             built[name] = "".join(chance.choices(letters, k=chance.choice((0, 1, 10, 300))))
         target = "/" + "".join(chance.choices(string.printable[:94], k=20))
         assert 400 <= status(guard, built, target) < 500
+
+
+# ---- heads
+
+
+LINES = st.lists(
+    st.sampled_from(
+        ("Host: a", "Host:a ", "X: y", "X:", ": y", " y", "\ty", "X : y", "X: \x00", "X: \x0b", "X: \xff",
+         "\xff: x", "Content-Length: 0", "content-length: 0", "Transfer-Encoding: chunked",
+         "Authorization: Bearer x", "X")
+    )
+    | st.text(st.characters(max_codepoint=255), max_size=12),
+    max_size=6,
+)  # fmt: skip
+
+
+@given(
+    LINES, st.sampled_from(("\r\n", "\r\n", "\r\n", "\n", "\r", "\r\r\n")), st.sampled_from(("1.1", "1.0"))
+)
+@example(["Host: a", "X: y"], "\r\n", "1.1")
+def test_what_passes_is_read_alike_by_both_parsers(lines: list[str], line_end: str, version: str) -> None:
+    text = line_end.join([f"GET / HTTP/{version}", *lines, "", ""])
+    data = text.encode("latin-1")
+    end = heads.END.search(data)
+    if end is None or heads.problem(head := data[: end.end()]) is not None:
+        return
+    assert head == data[: data.index(b"\r\n\r\n") + 4]
+    told = [tuple(line.split(b":", 1)) for line in head.split(b"\r\n")[1:-2]]
+    wanted = [(name.lower(), value.strip(b" \t")) for name, value in told]
+    first = h11.Connection(h11.SERVER)
+    first.receive_data(head)
+    with contextlib.suppress(h11.RemoteProtocolError):
+        event = first.next_event()
+        assert isinstance(event, h11.Request)
+        assert list(event.headers) == wanted
+    reader = StreamReader()
+    reader.feed_data(head)
+    with contextlib.suppress(ValueError, EOFError, NotImplementedError, InvalidHandshake):
+        parsing = Request.parse(reader.read_line)
+        with pytest.raises(StopIteration) as done:
+            next(parsing)
+        pairs = done.value.value.headers.raw_items()
+        assert [(name.lower().encode(), value.encode("latin-1")) for name, value in pairs] == wanted
+
+
+def test_a_clean_head_passes() -> None:
+    assert heads.problem(b"GET / HTTP/1.1\r\nHost: a\r\nX: \xff\t y\r\n\r\n") is None
+    assert heads.problem(b"GET / HTTP/1.1\r\n\r\n") is None
+    many = b"".join(b"X%d: y\r\n" % number for number in range(heads.MAX_HEADERS))
+    assert heads.problem(b"GET / HTTP/1.1\r\n" + many + b"\r\n") is None
+    assert heads.problem(b"GET / HTTP/1.1\r\nX: y\r\n" + many + b"\r\n") == (
+        431,
+        "a request may have 100 headers",
+    )

@@ -40,6 +40,7 @@ def test_hello_comes_first(tmp_path: Path) -> None:
                     "epoch": 1,
                     "seq": hello["seq"],
                     "last_cut": None,
+                    "permissions": ["observe", "generate", "control", "manage", "owner"],
                 }
                 assert hello["app"]["name"] == "tokenglass"
                 assert hello["client_id"] != wire.frames[0]["client_id"]

@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import json
+import logging
 import stat
 import threading
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from api import cli, guard, permissions, protocol, tokens
+from api import cli, guard, logs, permissions, protocol, tokens
 from api.clients import Clients
 from api.core import Core
 from api.permissions import GRANTABLE, NOBODY, OWNER, PERMISSIONS, Grant
@@ -347,6 +348,36 @@ def test_generate_has_hands_on_its_own_generations_only(tmp_path: Path) -> None:
             await hand.command("cancel", generation_id=own)
             assert (await owner.finished(theirs))["finish_reason"] == "cancelled"
             assert (await script.finished(own))["finish_reason"] == "cancelled"
+
+    run(test())
+
+
+def test_the_log_knows_a_token_by_its_looks(tmp_path: Path) -> None:
+    token = TokenFile(tmp_path / "tokens.json").add("x", ["observe"])
+    formatter = logs.RedactingFormatter()
+    for text in (token, f"it was {token}.", f"Authorization: Basic {token}", f"/v1/live?x={token}&y=1"):
+        shown = formatter.format(logging.makeLogRecord({"msg": text, "levelname": "INFO", "name": "x"}))
+        assert token not in shown
+        assert token[10:] not in shown
+
+
+def test_who_has_nothing_of_its_own_sees_nothing(tmp_path: Path) -> None:
+    """Whoever stands at the same place in the stream gets the same bytes: but not across permissions."""
+
+    async def test() -> None:
+        async with (
+            app(tmp_path, "fake:tokens=30") as core,
+            client(core) as owner,
+            client(core, token=made(core, "eye", "observe")) as eye,
+            client(core, token=made(core, "script", "generate", "control", "manage")) as script,
+        ):
+            for wire in (eye, script):
+                await wire.command("subscribe")
+            for _ in range(3):
+                generation_id = await owner.generate()
+                await eye.finished(generation_id)
+                await script.command("ping")
+            assert {frame["type"] for frame in script.frames} == {"hello", "reply"}
 
     run(test())
 
