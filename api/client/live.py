@@ -29,8 +29,8 @@ RESUME_ID = 0
 REPEATABLE = frozenset(
     (
         "subscribe", "unsubscribe", "snapshot", "ping", "embed", "models.list", "models.estimate",
-        "conversations.list", "conversations.get", "conversations.search", "settings.get",
-        "cancel", "pause", "resume",
+        "conversations.list", "conversations.get", "conversations.search", "conversations.export",
+        "settings.get", "cancel", "pause", "resume",
     )
 )  # fmt: skip
 """Commands that are the same done once or twice: sent again where the reply to the first was lost."""

@@ -53,7 +53,7 @@ def test_everything_a_script_does(tmp_path: Path) -> None:
             assert isinstance(typed[-1], GenerationFinished)
             assert sum(len(event.tokens) for event in typed if isinstance(event, GenerationDelta)) == 30
             first = next(iter(other.typed_events()))  # subscribes to everything by itself
-            assert first.type in ("metrics.system", "metrics.step", "client.connected")
+            assert first.type.startswith(("metrics.", "client."))
     assert threading.active_count() == before
 
 

@@ -328,6 +328,30 @@ def test_the_conversation_may_have_gone_on_another_way(tmp_path: Path) -> None:
     run(test())
 
 
+def test_a_branch_of_what_went_on_is_another_answer_to_the_results(tmp_path: Path) -> None:
+    async def test() -> None:
+        slow = script(f"{CLOCK} and so on {'over ' * 60}", "delay_ms=10,")
+        async with app(tmp_path, slow) as core, client(core) as wire:
+            key = (await wire.command("conversations.create"))["conversation"]["id"]
+            first, (clock,) = await called(wire, conversation_id=key, content="one")
+            second = (await give(wire, first, clock))["generation_id"]
+            await wire.event("generation.tool_call", generation_id=second)
+            branch = await wire.command("fork", generation_id=second, at_token=2)
+            got = (await wire.command("conversations.get", conversation_id=key))["messages"]
+            assert [m["role"] for m in got] == ["user", "assistant", "tool", "assistant"]
+            assert (got[-1]["id"], len(got[-1]["variants"])) == (branch["message_id"], 2)
+            for generation_id in (second, branch["generation_id"]):
+                (call,) = (await wire.finished(generation_id))["tool_calls"]
+                reply = await give(wire, generation_id, call["id"])
+                await wire.command("cancel", generation_id=reply["generation_id"])
+                await wire.finished(reply["generation_id"])
+            got = (await wire.command("conversations.get", conversation_id=key))["messages"]
+            assert [m["role"] for m in got] == ["user", *["assistant", "tool"] * 2, "assistant"]
+            assert got[3]["id"] == branch["message_id"]
+
+    run(test())
+
+
 def test_a_deleted_conversation_takes_no_results(tmp_path: Path) -> None:
     async def test() -> None:
         async with app(tmp_path, script(CLOCK)) as core, client(core) as wire:
