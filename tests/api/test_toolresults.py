@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import signal
 from pathlib import Path
 from typing import Any
@@ -259,6 +260,54 @@ def test_what_is_kept_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             assert await refused(wire, late, clock) == ("bad_state", "generation_id")
 
     monkeypatch.setattr(toolresults, "MAX_KEPT", 3)
+    run(test())
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_all_at_once_in_any_order_and_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    """Each call takes one result, whoever's comes first, and one generation goes on."""
+
+    async def once(core: Core, wires: list[Wire], seen: list[Generate], chance: random.Random) -> None:
+        place: dict[str, Any] = {}
+        if kept:
+            key = (await wires[0].command("conversations.create"))["conversation"]["id"]
+            place = {"conversation_id": key, "content": "go"}
+        first, calls = await called(wires[0], **place)
+        sends = [(wire, call) for wire in wires for call in calls]
+        chance.shuffle(sends)
+
+        async def send(wire: Wire, call: str) -> Frame:
+            content = f"{call} by {wires.index(wire)}"
+            frame = {"generation_id": first, "call_id": call, "content": content}
+            return await wire.reply(await wire.send("tool_result", **frame)) | {"content": content}
+
+        replies = await asyncio.gather(*(send(*each) for each in sends))
+        taken = [reply for reply in replies if reply["ok"]]
+        assert {reply["error"]["code"] for reply in replies if not reply["ok"]} == {"bad_state"}
+        assert sorted(len(reply["result"]["pending"]) for reply in taken) == list(range(len(calls)))
+        (last,) = [reply for reply in taken if "generation_id" in reply["result"]]
+        asked = next(w for w in seen if w.generation_id == last["result"]["generation_id"]).messages or []
+        assert [message.tool_call_id for message in asked[-len(calls) :]] == calls
+        assert {message.content for message in asked[-len(calls) :]} == {reply["content"] for reply in taken}
+        for wire in wires:
+            await wire.event("generation.finished", generation_id=last["result"]["generation_id"])
+        if kept:
+            got = (await wires[0].command("conversations.get", conversation_id=place["conversation_id"]))[
+                "messages"
+            ]
+            assert [m["role"] for m in got] == ["user", "assistant", *["tool"] * len(calls), "assistant"]
+
+    async def test() -> None:
+        four = script(CLOCK + SUM + CLOCK + SUM)
+        async with app(tmp_path, four) as core, client(core) as one, client(core) as two:
+            for wire in (one, two):
+                await wire.command("subscribe", events=["generation.finished"])
+            seen = works(core, monkeypatch)
+            for seed in range(8):
+                await once(core, [one, two], seen, random.Random(seed))
+
     run(test())
 
 
