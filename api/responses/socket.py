@@ -156,6 +156,8 @@ class ResponsesSocket:
 
     def _take(self, data: dict[str, Any], size: int, received_t: float) -> None:
         """Raises TokenglassError or Refused."""
+        if self._left:
+            return
         match data.get("type"):
             case "response.create":
                 lane = self._lanes.name(data.get("stream_id"))

@@ -383,7 +383,6 @@ def head_of(response_id: str, model: str, created: int, told: dict[str, Any]) ->
         "incomplete_details": None,
         "output": [],
         "usage": None,
-        "reasoning": {"effort": None, "summary": None},
         "service_tier": None,
         **told,
     }

@@ -10,13 +10,15 @@ from typing import Any
 
 from api import protocol
 from api.openai.errors import Refused, unsupported
-from api.openai.wishes import SAMPLING
+from api.openai.wishes import SAMPLING, TEMPLATE_VARIABLES
 from api.responses.items import Item, messages, read
 from engine.errors import TokenglassError
 
 MAX_METADATA = 16
 _TOOL_FIELDS = ("name", "description", "parameters")
 _ECHOED = ("max_output_tokens", "temperature", "top_p", "user", "safety_identifier", "prompt_cache_key")
+_OF_THE_PROMPT = ("tools", "chat_template_kwargs")
+"""Arguments that the prompt depends on."""
 _PATHS = (
     ("max_tokens", "max_output_tokens"),
     ("logprobs", "top_logprobs"),
@@ -88,18 +90,24 @@ def wish(data: dict[str, Any]) -> Wish:
     arguments, told = _tools(data)
     _sampling(data, arguments)
     _format(data, arguments, told)
+    told["reasoning"] = {"effort": _template(data, arguments).get("reasoning_effort"), "summary": None}
+    parallel = _flag(data, "parallel_tool_calls", True)
+    if not parallel:
+        arguments["parallel_tool_calls"] = False
     cache = data.get("prompt_cache_options")
     generate = _flag(data, "generate", True) and not (isinstance(cache, dict) and cache.get("prewarm"))
     if not generate:
         # what is drawn is dropped, so nothing needs to hold it to a form
-        arguments = {name: arguments[name] for name in ("tools",) if name in arguments}
-        arguments |= {"max_tokens": 1}
+        arguments = {name: arguments[name] for name in _OF_THE_PROMPT if name in arguments}
+        arguments["max_tokens"] = 1
+        if told["tool_choice"] == "none":
+            arguments["tool_choice"] = "none"
     store = _flag(data, "store", True)
     told |= {name: data.get(name) for name in _ECHOED}
     told |= {
         "instructions": instructions,
         "metadata": _metadata(data),
-        "parallel_tool_calls": _flag(data, "parallel_tool_calls", True),
+        "parallel_tool_calls": parallel,
         "previous_response_id": previous_id,
         "store": store,
         "truncation": "disabled",
@@ -194,6 +202,22 @@ def _tool(tool: Any, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
     fields = {name: tool[name] for name in _TOOL_FIELDS if tool.get(name)}
     told = {"type": "function", "description": None, "parameters": {}, "strict": tool.get("strict"), **fields}
     return told, {"type": "function", "function": fields}
+
+
+def _template(data: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    """What the chat template is told beside the messages; many know how much to reason."""
+    reasoning, given = data.get("reasoning", {}), data.get("chat_template_kwargs", {})
+    if not isinstance(reasoning, dict):
+        raise Refused(400, "invalid_type", "reasoning: an object", "reasoning")
+    if not isinstance(given, dict):
+        raise Refused(400, "invalid_type", "chat_template_kwargs: an object", "chat_template_kwargs")
+    variables = {name: data[name] for name in TEMPLATE_VARIABLES if name in data}
+    if reasoning.get("effort") is not None:
+        variables["reasoning_effort"] = reasoning["effort"]
+    variables |= given
+    if variables:
+        arguments["chat_template_kwargs"] = variables
+    return variables
 
 
 def _format(data: dict[str, Any], arguments: dict[str, Any], told: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -218,10 +219,10 @@ def test_strict_clients_survive_any_rewind(acts: list[tuple[str, Any]], reason: 
     events, writer = told(Story(HEAD), acts, reason)
     check_order(events, None)
     final = hold_to_strict_clients(events, None)
-    if reason != "error" and final.status == "failed":
-        assert final.error is not None
-        assert "rewound" in final.error.message
+    if final.error is not None and "rewound" in final.error.message:
+        assert final.status == "failed"
         return
+    assert (final.status == "failed") == (reason == "error")
     # what holds is what the generation has, whatever was streamed
     assert final.output_text == writer.said("text")
     done = [event["text"] for event in events if event["type"] == "response.output_text.done"]
@@ -328,6 +329,15 @@ def test_items_become_the_messages_of_a_template() -> None:
     assert items.response_of("msg_1") is None
 
 
+WORDS = (
+    *("type", "role", "content", "name", "text", "format", "message", "function", "call_id", "output"),
+    *("id", "mode", "effort", "arguments", "summary"),
+)
+FIELDS = (
+    *("input", "instructions", "previous_response_id", "tools", "tool_choice", "text", "max_output_tokens"),
+    *("temperature", "top_p", "store", "metadata", "include", "top_logprobs", "reasoning", "generate"),
+    *("parallel_tool_calls", "prompt_cache_options", "seed", "stop", "logit_bias", "chat_template_kwargs"),
+)
 CASES: list[tuple[dict[str, Any], str | None, str]] = [
     ({"input": 7}, "input", "invalid_type"),
     ({"input": [7]}, "input[0]", "invalid_type"),
@@ -414,6 +424,20 @@ def test_allowed_tools_and_a_named_one() -> None:
     command = asked.command(asked.items)
     assert command is not None
     assert getattr(command.tool_choice, "function").name == "a"  # noqa: B009 - a union's member
+
+
+NUMBERS = st.integers() | st.floats(-9, 9)
+VALUES = st.none() | st.booleans() | NUMBERS | st.text(max_size=8) | st.sampled_from(WORDS)
+JSON: Any = st.recursive(
+    VALUES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner)
+)
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=4))
+def test_whatever_a_request_has_it_is_understood_or_refused(fields: dict[str, Any]) -> None:
+    with contextlib.suppress(Refused, TokenglassError):
+        asked = wish({"input": "hi", **fields})
+        asked.command(asked.items)
 
 
 # ---- lanes

@@ -23,7 +23,9 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from api.core import Core
 from api.responses.lanes import MAX_NAMED
+from api.tokens import TokenFile
 from tests.api.harness import SLOW, TOKEN, app, client, eventually, run
+from tests.api.test_tokens import made
 
 CALL = '<tool_call>{"name": "clock"%2C "arguments": {"zone": "UTC"}}</tool_call>'
 CLOCK: Any = {
@@ -706,5 +708,33 @@ def test_the_transcript_of_the_documents(tmp_path: Path) -> None:
                 got = json.dumps(await one.recv(), separators=(",", ":"), ensure_ascii=False)
                 pattern = ".*".join(re.escape(piece) for piece in re.split(r",?…,?", shown))
                 assert re.fullmatch(pattern, got), f"{shown}\n{got}"
+
+    run(test())
+
+
+def test_what_a_token_may_do(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with app(tmp_path, SLOW) as core, bare(core) as owner:
+            with pytest.raises(websockets.InvalidStatus) as caught:
+                async with bare(core, made(core, "eye", "observe")):
+                    pass
+            assert caught.value.response.status_code == 403
+            token = made(core, "pen", "generate")
+            async with bare(core, token) as one:
+                await owner.create()
+                response_id = (await owner.until("response.created"))["response"]["id"]
+                await one.send({"type": "response.cancel", "response_id": response_id})
+                assert (await one.recv())["error"]["code"] == "forbidden"
+                await one.create()
+                response_id = (await one.until("response.created"))["response"]["id"]
+                await one.send({"type": "response.cancel", "response_id": response_id})
+                assert (await one.end())["response"]["status"] == "cancelled"
+                await one.create()
+                await one.until("response.in_progress")
+                TokenFile(core.paths.tokens_file).revoke("pen")
+                with pytest.raises(websockets.ConnectionClosed):
+                    await one.end()
+                assert one.connection.close_code == 1008
+            await eventually(lambda: running(core) == 1)
 
     run(test())
