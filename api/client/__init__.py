@@ -6,7 +6,7 @@ their connection goes.
 
 from api.client.generation import Generation
 from api.client.live import LiveClient
-from api.client.opening import ConnectionLostError, Frame, running_app
+from api.client.opening import ConnectionLostError, Frame, NotRunningError, running_app
 from api.client.sync import SyncClient, SyncGeneration
 from api.client.typed import StreamFrame
 
@@ -15,6 +15,7 @@ __all__ = [
     "Frame",
     "Generation",
     "LiveClient",
+    "NotRunningError",
     "StreamFrame",
     "SyncClient",
     "SyncGeneration",

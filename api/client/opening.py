@@ -22,6 +22,7 @@ from engine.errors import ErrorCode, TokenglassError
 OPEN_TIMEOUT_S = 5.0
 FIRST_DELAY_S = 0.1
 MAX_DELAY_S = 30.0
+START = "start it with `tokenglass` or `tokenglass serve`"
 
 Frame = dict[str, Any]
 
@@ -34,6 +35,16 @@ class ConnectionLostError(TokenglassError):
 
     def __init__(self, message: str) -> None:
         super().__init__("shutting_down", message)
+
+
+class NotRunningError(TokenglassError):
+    """There is no app to connect to. In a traceback, too, it says what to do."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__("not_found", message, hint=hint)
+
+    def __str__(self) -> str:
+        return f"{self.info.message} ({self.info.hint})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +83,7 @@ class Address:
             reason = _reason(bytes(error.response.body or b""))
             raise TokenglassError(code, f"the app refused the connection ({status} {reason[:200]})") from None
         except (OSError, TimeoutError, WebSocketException) as error:
-            raise TokenglassError(
-                "not_found", f"nothing answers at {url} ({error})", hint="is the app still running?"
-            ) from None
+            raise NotRunningError(f"nothing answers at {url} ({error})", START) from None
         try:
             return connection, await _hello(connection, url)
         except BaseException:
@@ -105,11 +114,7 @@ def announced(paths: Paths) -> tuple[str, str]:
     """Url and token of this home's app. Raises TokenglassError `not_found` where none runs."""
     about = running_app(paths)
     if about is None:
-        raise TokenglassError(
-            "not_found",
-            "no Tokenglass is running for this home",
-            hint="start it with `tokenglass` or `tokenglass serve`",
-        )
+        raise NotRunningError("no Tokenglass is running for this home", START)
     return about["url"], about["token"]
 
 

@@ -125,7 +125,7 @@ def test_events_need_no_subscribe_before(tmp_path: Path) -> None:
     async def body() -> None:
         async with app(tmp_path, "fake:tokens=5"), LiveClient.discover(tmp_path) as client:
             first = await anext(client.events())
-            assert first["type"] in ("metrics.system", "client.connected", "metrics.step", "model.loaded")
+            assert "seq" in first
             await client.request("subscribe", events=["generation.*"])
             await client.generate(messages=HI).finished()
             async for event in client.events():

@@ -233,6 +233,26 @@ def test_own_generations_without_a_subscription(tmp_path: Path) -> None:
     run(body())
 
 
+def test_a_text_over_cuts(tmp_path: Path) -> None:
+    """The plain iterator of pieces gives the whole answer, each token once."""
+
+    async def body() -> None:
+        async with (
+            app(tmp_path, "fake:tokens=200,delay_ms=5") as core,
+            proxy(core.url, 500, 6000, seed=2) as cuts,
+            LiveClient.connect(cuts.url, TOKEN) as client,
+        ):
+            generation = client.generate(messages=HI)
+            await generation.start()
+            cuts.cuts = 5
+            pieces = [piece async for piece in generation.text()]
+            assert "".join(pieces) == (await generation.finished())["text"]
+            assert len(pieces) > 10
+            assert cuts.made > 0
+
+    run(body())
+
+
 def test_hands_after_a_cut(tmp_path: Path) -> None:
     """They wait for the connection; what the engine's death leaves is gone on with."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from api.client import Generation, LiveClient, SyncClient, SyncGeneration, running_app
+from api.client import Generation, LiveClient, NotRunningError, SyncClient, SyncGeneration, running_app
 from api.paths import Paths
 from engine.errors import TokenglassError
 from engine.events import GenerationDelta, GenerationFinished
@@ -78,8 +78,12 @@ def test_hands(tmp_path: Path) -> None:
 
 def test_no_app(tmp_path: Path) -> None:
     before = threading.active_count()
-    with pytest.raises(TokenglassError, match="no Tokenglass is running"), SyncClient.discover(tmp_path):
+    with pytest.raises(NotRunningError) as caught, SyncClient.discover(tmp_path):
         pass
+    assert str(caught.value) == (
+        "no Tokenglass is running for this home (start it with `tokenglass` or `tokenglass serve`)"
+    )
+    assert caught.value.code == "not_found"
     assert threading.active_count() == before
 
 
