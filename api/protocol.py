@@ -31,6 +31,8 @@ PROTOCOL_VERSION = 1
 MAX_MESSAGE_BYTES = 1 << 20
 MAX_UNANSWERED = 64
 MAX_CLIENTS = 256
+MAX_OF_TOKEN = 64
+"""Of these with one further token; and HTTP requests of one at the same time."""
 MAX_ID_CHARS = 1000
 
 MAX_TOOL_RESULT = 1 << 18

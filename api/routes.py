@@ -12,7 +12,7 @@ from api.clients import Clients
 from api.guard import Guard, Refusal
 from api.http import Answer, Exchange, Head, HeaderList, HttpConnection, Request, error_answer, json_answer
 from api.openai.dialect import Dialect
-from api.permissions import NOBODY, Grant, path_refusal
+from api.permissions import NOBODY, OWNER, Grant, path_refusal
 from api.responses.http import ResponsesHttp
 from api.responses.hub import Hub
 
@@ -56,8 +56,8 @@ class Routes:
             return error_answer(verdict.status, verdict.message, headers=allow)
         if self._server.closing:
             return error_answer(503, "the app is quitting")
-        if verdict.grant is not NOBODY and not self._has_room(connection):
-            return error_answer(503, f"{protocol.MAX_CLIENTS} HTTP requests are being answered already")
+        if verdict.grant is not NOBODY and not self._has_room(connection, verdict.grant):
+            return error_answer(503, "too many HTTP requests are being answered already")
         if not verdict.preflight and (forbidden := path_refusal(verdict.grant, verdict.path)) is not None:
             return error_answer(403, forbidden.message, code=forbidden.code)
         if verdict.path in doors.WEBSOCKET_PATHS and head.method == "GET":
@@ -70,8 +70,11 @@ class Routes:
     def refused(self, status: int, message: str) -> None:
         self._server.strangers.refused(status, message)
 
-    def _has_room(self, connection: HttpConnection) -> bool:
+    def _has_room(self, connection: HttpConnection, grant: Grant) -> bool:
         """Room among those with a token; where there is none, who has nothing answered just now must go."""
+        with_it = sum(other.busy and other.grant == grant for other in self._connections)
+        if grant is not OWNER and with_it >= protocol.MAX_OF_TOKEN:
+            return False
         if connection not in self._connections:
             if len(self._connections) >= protocol.MAX_CLIENTS:
                 idle = next((other for other in self._connections if not other.busy), None)

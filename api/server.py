@@ -25,7 +25,7 @@ from api.clients import Clients
 from api.guard import Guard, Refusal, Visitor
 from api.handshake import Connection, as_response
 from api.http import HttpConnection, error_answer
-from api.permissions import PERMISSIONS, path_refusal
+from api.permissions import OWNER, PERMISSIONS, Grant, path_refusal
 from api.pump import Pump
 from api.responses import socket as responses
 from api.responses.socket import ResponsesSocket
@@ -181,6 +181,8 @@ class LiveServer:
                 verdict = Refusal(503, "the app is quitting")
             elif len(self._admitted) >= protocol.MAX_CLIENTS:
                 verdict = Refusal(503, f"{protocol.MAX_CLIENTS} clients are connected already")
+            elif self._used_up(verdict.grant):
+                verdict = Refusal(503, f"{protocol.MAX_OF_TOKEN} clients with this token are connected")
         if isinstance(verdict, Refusal):
             self.strangers.refused(verdict.status, verdict.message)
             return as_response(error_answer(verdict.status, verdict.message))
@@ -190,6 +192,12 @@ class LiveServer:
         if verdict.path == doors.RESPONSES_PATH:
             responses.prepare(connection)
         return None
+
+    def _used_up(self, grant: Grant) -> bool:
+        """Whether a further token has as many connections as it may: others shall find room as well."""
+        if grant is OWNER:
+            return False
+        return sum(visitor.grant == grant for visitor in self._admitted.values()) >= protocol.MAX_OF_TOKEN
 
     # ---- sessions
 

@@ -330,21 +330,22 @@ FRAMINGS = (
 )
 
 
-@pytest.mark.parametrize(("name", "lines", "body"), FRAMINGS, ids=[name for name, _, _ in FRAMINGS])
-def test_no_request_hides_in_another(tmp_path: Path, name: str, lines: str, body: str) -> None:
+def test_no_request_hides_in_another(tmp_path: Path) -> None:
     """What follows is read as a request of its own by nobody: one answer that refuses, then the end."""
 
     async def test() -> None:
         async with guarded(tmp_path) as core:
-            for end in ("\r\n\r\n", "\n\n"):
-                ask = Ask("/v1/embeddings", "POST", more=lines, body=body + SMUGGLED)
-                text = ask.text().replace("\r\n\r\n", end, 1)
-                reader, writer = await opened(core)
-                writer.write(text.encode("latin-1").replace(b"PORT", str(port_of(core)).encode()))
-                answer = await reader.read()
-                writer.transport.abort()
-                assert answer.count(b"HTTP/1.1 ") == 1, (name, answer)
-                assert int(answer.split(b" ")[1]) in (400, 413, 431, 501), (name, answer)
+            for name, lines, body in FRAMINGS:
+                for end in ("\r\n\r\n", "\n\n"):
+                    ask = Ask("/v1/embeddings", "POST", more=lines, body=body + SMUGGLED)
+                    text = ask.text().replace("\r\n\r\n", end, 1)
+                    reader, writer = await opened(core)
+                    writer.write(text.encode("latin-1").replace(b"PORT", str(port_of(core)).encode()))
+                    answer = await reader.read()
+                    writer.transport.abort()
+                    assert answer.count(b"HTTP/1.1 ") == 1, (name, answer)
+                    assert int(answer.split(b" ")[1]) in (400, 413, 431, 501), (name, answer)
+        print(f"\n{2 * len(FRAMINGS)} requests with another one hidden in them: each refused, none answered")
 
     run(test())
 
@@ -432,7 +433,7 @@ def malformed(chance: Random) -> Ask:
         ask = replace(ask, token=f"Authorization: {chance.choice(SCHEMES)}{garbage()}!")
     elif place == 3:
         ask = replace(
-            ask, more=chance.choice((f"\x01{garbage()}: x", f" {garbage()}", f"{garbage()} : x", ":"))
+            ask, more=chance.choice((f"\x01{garbage()}: x", f" {garbage()}", f"a {garbage()}: x", ":"))
         )
     else:
         ask = replace(ask, more=chance.choice((f"{ask.host}\nX: {garbage()}", f"{ask.token}\nX: {garbage()}",

@@ -481,6 +481,38 @@ def test_a_body_of_who_may_not_is_never_read(tmp_path: Path) -> None:
     run(test())
 
 
+def test_one_token_leaves_room_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "MAX_OF_TOKEN", 2)
+
+    async def test() -> None:
+        async with app(tmp_path, SLOW) as core:
+            many, other = made(core, "many", "generate"), made(core, "other", "observe")
+            for token, found in ((many, 503), (other, 200), (TOKEN, 200)):
+                async with (
+                    client(core, token=many),
+                    client(core, token=many),
+                    httpx2.AsyncClient(headers={"Authorization": f"Bearer {many}"}) as busy,
+                    httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}) as http,
+                ):
+                    chat = f"{core.base_url}/chat/completions"
+                    async with (
+                        busy.stream("POST", chat, json={"messages": HI, "stream": True}) as one,
+                        busy.stream("POST", chat, json={"messages": HI, "stream": True}) as two,
+                    ):
+                        assert (one.status_code, two.status_code) == (200, 200)
+                        assert (await http.get(f"{core.base_url}/models")).status_code == found
+                    if found == 200:
+                        async with client(core, token=token) as wire:
+                            await wire.command("ping")
+                    else:
+                        with pytest.raises(InvalidStatus) as caught:
+                            await connect(f"{core.url}?token={token}", proxy=None)
+                        assert caught.value.response.status_code == 503
+                await eventually(lambda: not core._server._open)
+
+    run(test())
+
+
 # ---- while the app runs
 
 
