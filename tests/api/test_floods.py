@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import functools
 import json
 import logging
 import multiprocessing
 import os
 import random
+import socket
 import threading
 import time
 from collections import Counter
@@ -17,6 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -24,7 +27,7 @@ import pytest
 from api import outbox
 from api.clients import COMMANDS_BURST
 from api.core import Core
-from tests.api.harness import HI, SLOW, Frame, Wire, app, client, eventually, flood, run
+from tests.api.harness import HI, SLOW, TOKEN, Frame, Wire, app, client, eventually, flood, run
 from tests.api.raw import BINARY, CLOSE, CONTINUATION, PING, PONG, Raw, frame
 
 T = TypeVar("T")
@@ -272,13 +275,15 @@ def mutated(rng: random.Random, number: int) -> str:
             holder = holder[key]
         match rng.randrange(4):
             case 0:
-                holder[last] = rng.choice(STRANGE)
+                holder[last] = copy.deepcopy(rng.choice(STRANGE))
             case 1 if isinstance(holder, dict):
                 del holder[last]
                 if not holder and holder is command:
                     holder["id"] = number
             case 2 if isinstance(holder, dict):
-                holder[rng.choice(("x", "type ", "generation_id", "__proto__", "id"))] = rng.choice(STRANGE)
+                holder[rng.choice(("x", "type ", "generation_id", "__proto__", "id"))] = copy.deepcopy(
+                    rng.choice(STRANGE)
+                )
             case _:
                 holder[last] = [holder[last]] if rng.random() < 0.5 else {"x": holder[last]}
         if not places(command):
@@ -598,3 +603,103 @@ def test_the_list_of_clients_tells_rate_lag_merged_and_cuts(tmp_path: Path) -> N
                 assert row["merged"] > 0
 
     run(test())
+
+
+def test_http_clients_are_in_the_list_too(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with app(tmp_path, "fake:tokens=400,delay_ms=10") as core, client(core) as watcher:
+            await watcher.command("subscribe", events=["metrics.clients", "client.*"])
+            body = json.dumps({"model": "any", "messages": HI, "stream": True}).encode()
+            reader, writer = await http(core, "POST", "/v1/chat/completions", body)
+            came = await watcher.event("client.connected", origin="chat_completions")
+            await watcher.until(
+                lambda got: (
+                    got["type"] == "metrics.clients"
+                    and any(
+                        row["client_id"] == came["client_id"]
+                        and row["bytes_per_s"] > 0
+                        and row["events_per_s"] > 0
+                        for row in got["clients"]
+                    )
+                )
+            )
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+            writer.close()
+            await watcher.event("client.disconnected", client_id=came["client_id"])
+
+    run(test())
+
+
+# ---- HTTP
+
+
+async def http(
+    core: Core, method: str, path: str, body: bytes = b""
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    parts = urlsplit(core.base_url)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    writer.write(request(core, method, path, body))
+    return reader, writer
+
+
+def request(core: Core, method: str, path: str, body: bytes = b"") -> bytes:
+    head = f"{method} {path} HTTP/1.1\r\nHost: {urlsplit(core.base_url).netloc}\r\n"
+    head += f"Authorization: Bearer {TOKEN}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+def test_thirty_requests_in_a_pipe_are_answered_in_order(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with app(tmp_path, "fake:echo=1") as core, client(core) as other, Bystander(other):
+            reader, writer = await http(core, "GET", "/v1/models")
+            for number in range(30):
+                message = [{"role": "user", "content": f"number {number}"}]
+                body = json.dumps({"model": "any", "messages": message}).encode()
+                writer.write(request(core, "POST", "/v1/chat/completions", body))
+            for number in range(-1, 30):
+                head = await reader.readuntil(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 200")
+                size = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+                answer = json.loads(await reader.readexactly(size))
+                if number >= 0:
+                    assert answer["choices"][0]["message"]["content"] == f"number {number}"
+            writer.close()
+            await writer.wait_closed()
+
+    run(test())
+
+
+def test_half_open_sockets_keep_nobody_out(tmp_path: Path) -> None:
+    """Some say nothing, some stop in the middle of a head, some close their sending side at once."""
+
+    async def test() -> None:
+        async with app(tmp_path) as core, client(core) as other:
+            parts = urlsplit(core.base_url)
+            sockets = []
+            for number in range(240):
+                half_open = socket.create_connection((parts.hostname or "", parts.port or 0))
+                sockets.append(half_open)
+                if number % 3 == 1:
+                    half_open.sendall(b"GET /v1/live HTTP/1.1\r\nHost:")
+                elif number % 3 == 2:
+                    half_open.shutdown(socket.SHUT_WR)
+                if number % 20 == 0:
+                    await other.command("ping")
+            async with client(core) as late:
+                await late.command("ping")
+            for half_open in sockets:  # all are let go within their 2 s
+                half_open.setblocking(False)
+            await eventually(lambda: all(is_gone(half_open) for half_open in sockets), 30)
+            for half_open in sockets:
+                half_open.close()
+
+    run(test())
+
+
+def is_gone(half_open: socket.socket) -> bool:
+    try:
+        return half_open.recv(1000) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
