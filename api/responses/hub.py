@@ -113,6 +113,9 @@ class Hub:
             except TokenglassError as error:
                 kept = False
                 logger.warning("a response was not stored: %s", error)
+            except Exception:  # whatever it is, the client hears the end
+                kept = False
+                logger.exception("a response was not stored")
         self.running.pop(turn.id, None)
         turn.ended.set()
         return kept

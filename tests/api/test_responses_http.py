@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from api.core import Core
 from api.responses import table
+from api.responses.story import Story
 from tests.api.harness import SLOW, TOKEN, app, client, eventually, run
 from tests.api.test_responses_ws import CALL, CLOCK, bare, running
 
@@ -307,5 +308,28 @@ def test_a_rewind_is_followed_where_nothing_is_streamed(tmp_path: Path) -> None:
             response = await task
             assert response.output_text == (await wire.finished(generation_id))["text"]
             assert "Injected. " in response.output_text
+
+    run(test())
+
+
+def test_a_bug_in_mid_stream_is_told_flat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    take = Story.take
+
+    def broken(self: Story, event: Any) -> Any:
+        if self.next_number > 8:
+            raise RuntimeError("a bug")
+        return take(self, event)
+
+    monkeypatch.setattr(Story, "take", broken)
+
+    async def test() -> None:
+        async with app(tmp_path, SLOW) as core, user(core) as api:
+            stream = await api.responses.create(model="x", input="hi", stream=True)
+            events: list[Any] = [event async for event in stream]
+            last = events[-1]
+            assert (last.type, last.code, last.param) == ("error", "internal", None)
+            assert last.sequence_number == len(events) - 1
+            assert "bug" in last.message
+            await eventually(lambda: running(core) == 0)
 
     run(test())

@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import json
+import random
 import re
 import socket
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,9 @@ from openai.types.responses import Response
 from websockets.asyncio.client import ClientConnection, connect
 
 from api.core import Core
+from api.responses import socket as responses
 from api.responses.lanes import MAX_NAMED
+from api.responses.table import ResponseTable
 from api.tokens import TokenFile
 from tests.api.harness import SLOW, TOKEN, app, client, eventually, run
 from tests.api.test_tokens import made
@@ -530,8 +534,14 @@ def test_cancelling(tmp_path: Path) -> None:
     run(test())
 
 
-@pytest.mark.parametrize("how", ["close", "abort", "half"])
-def test_whoever_goes_takes_along_what_runs_and_waits(tmp_path: Path, how: str) -> None:
+@pytest.mark.parametrize("how", ["close", "abort", "half", "silence"])
+def test_whoever_goes_takes_along_what_runs_and_waits(
+    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if how == "silence":
+        monkeypatch.setattr(responses, "PING_INTERVAL_S", 0.5)
+        monkeypatch.setattr(responses, "PING_TIMEOUT_S", 0.5)
+
     async def test() -> None:
         async with app(tmp_path, "fake:tokens=4000,delay_ms=2,slots=2") as core, bare(core) as one:
             for number in range(6):
@@ -542,10 +552,72 @@ def test_whoever_goes_takes_along_what_runs_and_waits(tmp_path: Path, how: str) 
             elif how == "half":
                 sock = one.connection.transport.get_extra_info("socket")
                 sock.shutdown(socket.SHUT_WR)
+            elif how == "silence":
+                one.connection.transport.pause_reading()
             else:
                 await one.connection.close()
             await eventually(lambda: running(core) == 0)
             await eventually(lambda: not core.clients._connected)
+            assert not core._server.routes.hub.running
+            one.connection.transport.abort()
+
+    run(test())
+
+
+def test_many_come_and_go(tmp_path: Path) -> None:
+    """Whatever clients do, at the end nothing runs, nobody is connected and nothing is held."""
+
+    async def visit(core: Core, chance: random.Random) -> None:
+        async with bare(core) as one:
+            for _ in range(chance.randint(1, 8)):
+                lane = chance.choice((None, "a", "b"))
+                match chance.randint(0, 5):
+                    case 0 | 1 | 2:
+                        await one.create(stream_id=lane, store=chance.random() < 0.5)
+                    case 3:
+                        await one.send(chance.choice(("{", "[]", {"type": "response.sing"}, "x" * 70_000)))
+                    case 4:
+                        created = await one.until("response.created", "error")
+                        if created["type"] == "response.created":
+                            response_id = created["response"]["id"]
+                            await one.send({"type": "response.cancel", "response_id": response_id})
+                    case 5:
+                        await one.create(stream_id=lane, generate=False)
+                await asyncio.sleep(chance.random() * 0.05)
+            if chance.random() < 0.5:
+                one.connection.transport.abort()
+
+    async def guarded(core: Core, seed: int) -> None:
+        with contextlib.suppress(websockets.ConnectionClosed, TimeoutError):
+            async with asyncio.timeout(3):
+                await visit(core, random.Random(seed))
+
+    async def test() -> None:
+        async with app(tmp_path, "fake:tokens=40,delay_ms=1,slots=4") as core:
+            await asyncio.gather(*(guarded(core, seed) for seed in range(40)))
+            await eventually(lambda: running(core) == 0, 30)
+            await eventually(lambda: not core.clients._connected, 30)
+            await eventually(lambda: not core._server.routes.hub.running)
+            async with bare(core) as one:
+                await one.create()
+                assert (await one.end())["response"]["status"] == "completed"
+
+    run(test())
+
+
+def test_a_disk_that_takes_nothing_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: object, stored: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(ResponseTable, "put", fail)
+
+    async def test() -> None:
+        async with app(tmp_path, "fake:echo=1") as core, bare(core) as one:
+            await one.create(input="first")
+            first = (await one.end())["response"]
+            await one.create(input="second", previous_response_id=first["id"])
+            second = (await one.end())["response"]
+            assert second["usage"]["input_tokens"] > first["usage"]["input_tokens"]
 
     run(test())
 
