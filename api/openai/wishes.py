@@ -25,6 +25,10 @@ SAMPLING = (
     "repeat_penalty",
 )
 """The last three aren't OpenAI's, but other local servers take them too."""
+SCHEMA_FIELDS = ("json_schema", "guided_json")
+"""The schema of an answer in llama.cpp's and in vLLM's words."""
+NOT_HERE = ("guided_regex", "guided_choice", "guided_grammar", "structured_outputs")
+"""Of vLLM: what an answer must be in ways that can't be taken here."""
 TEMPLATE_VARIABLES = ("enable_thinking", "reasoning_effort")
 """Variables of chat templates that clients also send as fields of their own."""
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
@@ -133,7 +137,12 @@ def _template_variables(data: dict[str, Any]) -> dict[str, Any]:
 def _common(data: dict[str, Any]) -> dict[str, Any]:
     """What both kinds of request have."""
     arguments: dict[str, Any] = {"type": "generate"}
+    for name in NOT_HERE:
+        if name in data:
+            raise unsupported(name, f"{name} can't be obeyed: use response_format or grammar")
     sampling = {name: data[name] for name in SAMPLING if name in data}
+    if "repetition_penalty" in data:  # vLLM's name of it
+        sampling.setdefault("repeat_penalty", data["repetition_penalty"])
     if (seed := data.get("seed")) is not None:
         # any whole number is a seed there; here it has 32 bits
         sampling["seed"] = seed % 2**32 if type(seed) is int else seed
@@ -145,6 +154,10 @@ def _common(data: dict[str, Any]) -> dict[str, Any]:
         arguments["stop"] = [data["stop"]] if isinstance(data["stop"], str) else data["stop"]
     if "grammar" in data:
         arguments["grammar"] = data["grammar"]
+    for name in SCHEMA_FIELDS:
+        if isinstance(data.get(name), dict):
+            form = {"type": "json_schema", "json_schema": {"schema": data[name]}}
+            arguments.setdefault("response_format", form)
     return arguments
 
 

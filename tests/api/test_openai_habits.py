@@ -293,3 +293,26 @@ def test_templates_get_further_variables(tmp_path: Path) -> None:
                 assert "chat_template_kwargs" in answer.json()["error"]["param"]
 
     run(test())
+
+
+def test_other_servers_words(tmp_path: Path) -> None:
+    schema = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"]}
+
+    async def test() -> None:
+        async with app(tmp_path, STARTER) as core, client(core) as wire:
+            await wire.command("subscribe", events=["generation.queued"])
+            for path, asked in (("/chat/completions", {"messages": HI}), ("/completions", {"prompt": "x"})):
+                for name in ("json_schema", "guided_json"):
+                    told = (await post(core, path, {**asked, name: schema})).json()["choices"][0]
+                    text = told["message"]["content"] if "message" in told else told["text"]
+                    assert json.loads(text)["n"] in (1, 2)
+                for name in ("guided_regex", "guided_choice", "guided_grammar", "structured_outputs"):
+                    error = (await post(core, path, {**asked, name: "a|b"})).json()["error"]
+                    assert (error["code"], error["param"]) == ("unsupported_parameter", name)
+                # one that is obeyed must be in its range
+                for name in ("repeat_penalty", "repetition_penalty", "top_k", "min_p"):
+                    error = (await post(core, path, {**asked, name: -1.5})).json()["error"]
+                    assert error["param"] in ("repeat_penalty", name)
+                    assert (await post(core, path, {**asked, name: 1, "max_tokens": 2})).status_code == 200
+
+    run(test())
