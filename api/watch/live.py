@@ -33,8 +33,11 @@ class Live:
         self.model.begin(self._client.hello, await self._client.request("snapshot"))
         with opened(out, self._key, self._resize, self._leave) as terminal:
             reading = asyncio.create_task(self._read())
+            reading.add_done_callback(lambda _: self._leave())
             try:
                 await self._draw(terminal)
+                if reading.done():
+                    reading.result()  # raises what went wrong there
             finally:
                 reading.cancel()
                 await asyncio.gather(reading, return_exceptions=True)
@@ -54,7 +57,6 @@ class Live:
             for frame in frames:
                 self.model.take(frame)
             self._news.set()
-        self._leave()
 
     async def _draw(self, terminal: Terminal) -> None:
         shown: list[Line] = []

@@ -126,9 +126,9 @@ class Model:
                 self._other(kind, frame)
 
     def rate(self, now: float) -> float | None:
-        """Tokens per second of all that run."""
+        """Tokens per second of all that run; between short answers, of the last half second."""
         rates = [rate for each in self.running.values() if (rate := each.rate.value(now)) is not None]
-        total = sum(rates) if rates else None
+        total = sum(rates) or self.pace.rates(now, 1)[0] or None
         self.best = max(self.best, total or 0.0)
         return total
 

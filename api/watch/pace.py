@@ -59,7 +59,7 @@ class Pace:
             self._counts = {each: n for each, n in self._counts.items() if each >= tick - KEPT_TICKS}
             self._worst = {each: gap for each, gap in self._worst.items() if each >= tick - KEPT_TICKS}
 
-    def rates(self, now: float, columns: int) -> list[float | None]:
+    def rates(self, now: float, columns: int) -> list[float]:
         """Tokens per second in each half second, up to the last whole one."""
         return [self._counts.get(tick, 0) / TICK_S for tick in self._ticks(now, columns)]
 

@@ -1,4 +1,4 @@
-"""A chat in twenty lines: every line you type is a turn; Ctrl-C stops an answer, Ctrl-D leaves."""
+"""A chat in under twenty lines: every line you type is a turn; Ctrl-C stops an answer, Ctrl-D leaves."""
 
 from api.client import SyncClient
 
@@ -11,9 +11,8 @@ with SyncClient.discover(name="ask") as client:
             break
         answer = client.generate(messages=messages)
         try:
-            for event in answer:
-                if event["type"] == "generation.delta":
-                    print(event["text"], end="", flush=True)
+            for piece in answer.text():
+                print(piece, end="", flush=True)
         except KeyboardInterrupt:
             answer.cancel()
         print()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import itertools
 import re
 import time
@@ -14,10 +16,11 @@ from hypothesis import strategies as st
 
 from api.watch.cells import Flow, clip, columns, harmless
 from api.watch.gauges import figure
+from api.watch.live import Live
 from api.watch.model import Model
 from api.watch.pace import Pace, Rate
 from api.watch.picture import picture
-from api.watch.terminal import rendered
+from api.watch.terminal import ENTER, LEAVE, rendered
 from tests.api.vt import Screen
 
 Frame = dict[str, Any]
@@ -248,6 +251,19 @@ def test_a_snapshot_and_the_events_it_has_already() -> None:
     assert model.running["gen_1"].tokens == 3
 
 
+def test_between_short_answers_the_speed_is_the_last_half_seconds() -> None:
+    model = Model()
+    feed = Feed(model)
+    feed.queued("gen_1")
+    feed.delta("gen_1", "a", "b", "c")
+    feed.finished("gen_1", "abc")
+    now = time.monotonic()
+    rates = [model.rate(now + n * 0.1) for n in range(12)]
+    assert max(rate or 0 for rate in rates) == 6.0
+    assert rates[-1] is None
+    assert model.best == 6.0
+
+
 def test_the_app_goes_and_comes() -> None:
     model = Model()
     feed = Feed(model)
@@ -367,3 +383,30 @@ def test_every_picture_fits(width: int, height: int, talks: list[tuple[str, str,
         feed.finished(f"gen_{n}", talks[n][2], ["stop", "error", "cancelled"][n % 3], error=error)
     feed("log", level="error", message=NASTY * 3)
     shown(model, width, height)
+
+
+class Breaking:
+    """A client whose frames can't be understood from the second on."""
+
+    hello: Frame = {}  # noqa: RUF012 - stands for LiveClient's
+
+    def __init__(self) -> None:
+        self._batches = [[{"type": "log", "seq": 1, "level": "info", "message": "seen"}], [{"seq": 2}]]
+
+    async def request(self, command: str) -> Frame:
+        return snapshot()
+
+    async def batch(self, *, connection: bool) -> list[Frame]:
+        await asyncio.sleep(0.3)
+        return self._batches.pop(0)
+
+
+def test_a_mistake_of_ours_is_told_and_the_terminal_left() -> None:
+    """Not a picture that stands still."""
+    out = io.StringIO()
+    with pytest.raises(KeyError):
+        asyncio.run(Live(Breaking()).run(out))  # type: ignore[arg-type]
+    text = out.getvalue()
+    assert text.startswith(ENTER)
+    assert text.endswith(LEAVE)
+    assert "seen" in text
