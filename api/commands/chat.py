@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import json
 import math
+import re
 import select
 import signal
 import sys
@@ -181,8 +182,8 @@ class _Chat:
                     _tell(stats(self._finished) if self._finished else "(there was no answer yet)")
                 case "/stop":
                     _tell("(nothing is being written)")
-                case _ if line.startswith("/") and not rest:
-                    _tell(f"there is no command {line}; /help lists them")
+                case _ if re.fullmatch(r"/[a-z]*", name):
+                    _tell(f"there is no command {name}; /help lists them")
                 case _ if line:
                     self.ask(line)
         except TokenglassError as error:
@@ -337,9 +338,16 @@ def _piped() -> str:
     return data.decode("utf-8", "replace")
 
 
+def _completed(text: str, n: int) -> str | None:
+    """The n-th command that begins so."""
+    names = [line.split()[0] for line in HELP.splitlines()]
+    found = [name for name in names if text and name.startswith(text)]
+    return found[n] if n < len(found) else None
+
+
 @contextlib.contextmanager
 def _line_history(paths: Paths) -> Iterator[None]:
-    """Arrow keys bring back earlier questions, also those of earlier runs."""
+    """Arrow keys bring back earlier questions, also those of earlier runs; Tab completes commands."""
     try:
         import readline
     except ImportError:  # not on every system
@@ -349,9 +357,14 @@ def _line_history(paths: Paths) -> Iterator[None]:
     with contextlib.suppress(OSError):
         readline.read_history_file(file)
     readline.set_history_length(1000)
+    readline.set_completer_delims("")
+    readline.set_completer(_completed)
+    libedit = "libedit" in (readline.__doc__ or "")
+    readline.parse_and_bind("bind ^I rl_complete" if libedit else "tab: complete")
     try:
         yield
     finally:
+        readline.set_completer(None)
         with contextlib.suppress(OSError):
             file.touch(mode=0o600)
             readline.write_history_file(file)

@@ -433,6 +433,16 @@ def test_interactive_chat(tmp_path: Path) -> None:
         terminal.until(r"hello there\r\n(?s:.)+cached")
         terminal.type("/nonsense\n")
         terminal.until("there is no command /nonsense")
+        terminal.type("/mdoel starter\n")
+        terminal.until("there is no command /mdoel;")
+        terminal.until("> ")
+        terminal.type("/sta\t")
+        terminal.until("/stats")
+        terminal.type("\n")
+        terminal.until(r"\d+ tokens · ")
+        terminal.until("> ")
+        terminal.type("\x1b[A\x1b[A\x1b[A\x1b[A\n")  # earlier lines come back
+        terminal.until(r"hello there\r\n(?s:.)+cached")
         terminal.until("> ")
         assert terminal.leave("\x04") == 0
     history = Paths.resolve(tmp_path).data_dir / "chat_history"
