@@ -180,6 +180,12 @@ def test_one_call_is_all_where_only_one_is_wanted(tmp_path: Path) -> None:
             assert json.loads("".join(part.function.arguments for part in parts)) == {"zone": "UTC"}
             with pytest.raises(openai.BadRequestError):
                 await create(**asked, parallel_tool_calls="no")
+            # the same of the Responses API
+            flat: Any = [{"type": "function", "strict": False, **TOOL["function"]}]
+            response = await api.responses.create(
+                model="x", input="hi", tools=flat, parallel_tool_calls=False
+            )
+            assert [item.type for item in response.output].count("function_call") == 1
             # the same on the stream: every token once, and nothing behind the call
             generation = await wire.generate(tools=[TOOL], parallel_tool_calls=False)
             end = await wire.finished(generation)
