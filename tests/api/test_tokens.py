@@ -450,18 +450,41 @@ def test_http_asks_for_the_same_permissions(tmp_path: Path) -> None:
 
                 chat = await status("/v1/chat/completions", {"messages": HI})
                 prompt = await status("/v1/completions", {"prompt": "x"})
+                response = await status("/v1/responses", {"input": "x"})
                 vectors = await status("/v1/embeddings", {"input": "x"})
                 metrics = await status("/metrics")
                 assert (await status("/v1/models"))[0] == 200
                 assert (await status("/health"))[0] == 200
-                for got in (chat, prompt):
+                for got in (chat, prompt, response):
                     assert got[0] == (200 if can == "generate" else 403), can
                 assert (vectors[0] == 403) == (can != "generate")
                 assert metrics[0] == (200 if can == "observe" else 403)
                 if can != "generate":
                     error = json.loads(chat[1])["error"]
                     assert (error["code"], "generate" in error["message"]) == ("forbidden", True)
-            assert len(core.state.finished) == 2
+            assert len(core.state.finished) == 3
+
+    run(test())
+
+
+def test_the_responses_socket_asks_for_them_too(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with app(tmp_path, SLOW) as core:
+            url = core.url.replace("/v1/live", "/v1/responses")
+            eye, script = made(core, "eye", "observe"), made(core, "script", "generate")
+            with pytest.raises(InvalidStatus) as caught:
+                await connect(url, additional_headers={"Authorization": f"Bearer {eye}"}, proxy=None)
+            assert caught.value.response.status_code == 403
+            assert b"generate" in bytes(caught.value.response.body or b"")
+            async with connect(
+                url, additional_headers={"Authorization": f"Bearer {script}"}, proxy=None
+            ) as stream:
+                await stream.send('{"type": "response.create", "input": "hi"}')
+                assert json.loads(await stream.recv())["type"] == "response.created"
+                TokenFile(core.paths.tokens_file).revoke("script")
+                with pytest.raises(ConnectionClosed):
+                    assert [frame async for frame in stream] is None
+                assert (stream.close_code, stream.close_reason) == (1008, "the token was revoked")
 
     run(test())
 
