@@ -295,11 +295,11 @@ def test_one_check_stops_the_page(
 def test_an_allowed_page_gets_everything(browser: Chromium, guarded: Scene) -> None:
     guarded.forget()
     report = guarded.open(browser, "allowed")
-    for stream in ("subprotocol", "query"):
+    for stream in ("subprotocol", "query", "responses"):
         assert report[stream]["finished"], report
-    for answer in ("models", "metrics", "schema", "chat"):
+    for answer in ("models", "metrics", "schema", "chat", "response"):
         assert report[answer]["status"] == 200, report
-    assert generations(guarded.mark()) >= 3
+    assert generations(guarded.mark()) == 5
 
 
 def test_the_security_document_has_the_table() -> None:
