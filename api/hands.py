@@ -46,6 +46,8 @@ class Hands:
         def answered(done: ControlDone) -> None:
             answer(done.result)
 
+        if isinstance(command, protocol.Update):
+            self.state.check_token_ids(command.sampling.logit_bias)
         await self._control(_control(command, self._request_id()), answered)
 
     async def fork(self, client: Client, command: protocol.Fork, received_t: float, answer: Answer) -> None:

@@ -270,7 +270,7 @@ class ModelsAdd(BaseCommand):
 class ConversationsList(BaseCommand):
     type: Literal["conversations.list"]
     limit: int = Field(200, ge=1, le=1000)
-    offset: int = Field(0, ge=0)
+    offset: int = Field(0, ge=0, lt=2**31)
 
 
 class ConversationsGet(BaseCommand):

@@ -123,7 +123,7 @@ class Service:
         assert model is not None
         generation_id = f"gen_{secrets.token_hex(8)}"
         result: dict[str, Any] = {"generation_id": generation_id}
-        messages, prompt = command.messages, command.prompt
+        messages, prompt, sampling = command.messages, command.prompt, self._sampling(command)
         changed: list[Event] = []
         if command.conversation_id is not None:
             told, messages, changed = await self._store_turn(client, command, generation_id, model)
@@ -137,7 +137,7 @@ class Service:
             prompt=prompt,
             trim=command.conversation_id is not None,
             tools=command.tools if command.tool_choice != "none" else [],
-            sampling=self._sampling(command),
+            sampling=sampling,
             max_tokens=command.max_tokens or self.settings.current.max_tokens,
             stop=command.stop,
             logprobs=command.logprobs,
@@ -222,6 +222,7 @@ class Service:
         defaults = self.settings.current.sampling
         if "sampling" not in command.model_fields_set:
             return defaults
+        self.state.check_token_ids(command.sampling.logit_bias)
         given = {name: getattr(command.sampling, name) for name in command.sampling.model_fields_set}
         return defaults.model_copy(update=given)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from api.bus import Envelope
-from engine.errors import ErrorInfo
+from engine.errors import ErrorInfo, TokenglassError
 from engine.events import (
     BaseEvent,
     ClientConnected,
@@ -181,6 +181,17 @@ class State:
         fold = self._folds.get(type(envelope.event))
         if fold is not None:
             fold(envelope.event)
+
+    def check_token_ids(self, ids: Iterable[int]) -> None:
+        """Raise TokenglassError `invalid_argument` for a biased token that the loaded model doesn't have."""
+        n_vocab = self.model.n_vocab if self.model is not None else 2**31
+        for token in ids:
+            if token >= n_vocab:
+                raise TokenglassError(
+                    "invalid_argument",
+                    f"sampling.logit_bias: the model has no token {token}, but 0 to {n_vocab - 1}",
+                    path=f"sampling.logit_bias.{token}",
+                )
 
     def snapshot(self) -> dict[str, Any]:
         """Everything a client needs to go on from here, as JSON values."""

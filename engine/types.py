@@ -6,9 +6,10 @@ sizes are bytes; counts are tokens.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import BaseModel, ConfigDict, Field, Strict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from typing_extensions import TypedDict
 
 FinishReason = Literal["stop", "length", "context_full", "tool_calls", "cancelled", "error"]
@@ -32,6 +33,19 @@ class Argument(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+_PLAIN_NUMBER = re.compile("0|[1-9][0-9]{0,9}")
+
+
+def _token_id(key: object) -> object:
+    """JSON has its keys as texts; only a plain number is an id."""
+    if isinstance(key, str) and not _PLAIN_NUMBER.fullmatch(key):
+        raise ValueError("a token id")
+    return int(key) if isinstance(key, str) else key
+
+
+TokenKey = Annotated[int, Field(ge=0, lt=2**31), BeforeValidator(_token_id)]
+
+
 class SamplingParams(Argument):
     """How the next token is chosen. Names, order and neutral values are llama.cpp's."""
 
@@ -47,7 +61,7 @@ class SamplingParams(Argument):
     frequency_penalty: float = Field(0.0, ge=-10, le=10, allow_inf_nan=False)
     seed: int | None = Field(None, ge=0, lt=2**32)
     """None: a random one, told in `generation.started`."""
-    logit_bias: dict[Annotated[int, Strict(False)], Annotated[float, Field(ge=-1000, le=1000)]] = {}
+    logit_bias: dict[TokenKey, Annotated[float, Field(ge=-1000, le=1000)]] = {}
     """Token id to a number added to its logit."""
 
 

@@ -235,6 +235,29 @@ def test_a_raw_prompt(tmp_path: Path) -> None:
     run(test())
 
 
+def test_only_tokens_of_the_model_can_be_biased(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with app(tmp_path, ECHO) as core, client(core) as wire:
+            await eventually(lambda: core.state.model is not None)
+            n_vocab = core.state.model.n_vocab  # type: ignore[union-attr]  # just waited for
+            for key in ("-1", "1.0", " 1", "1_0", "01", "x", "9" * 20, str(n_vocab)):
+                with pytest.raises(CommandError) as refused:
+                    await wire.command("generate", prompt="x", sampling={"logit_bias": {key: 1}})
+                assert refused.value.code == "invalid_argument", key
+                assert refused.value.error["path"].startswith("sampling.logit_bias"), key
+            biased = {"logit_bias": {"0": -100, str(n_vocab - 1): 1}}
+            result = await wire.command("generate", prompt="x", max_tokens=500, sampling=biased)
+            await wire.command("pause", generation_id=result["generation_id"])
+            with pytest.raises(CommandError, match="has no token"):
+                await wire.command(
+                    "update",
+                    generation_id=result["generation_id"],
+                    sampling={"logit_bias": {str(n_vocab): 1}},
+                )
+
+    run(test())
+
+
 def test_adding_a_bad_file(tmp_path: Path) -> None:
     async def test() -> None:
         bad = tmp_path / "bad.gguf"
