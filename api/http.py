@@ -427,7 +427,7 @@ class HttpConnection(asyncio.Protocol):
         backlog = buffered + (self._exchange.backlog() if self._exchange is not None else 0)
         if backlog > MAX_BACKLOG_BYTES or now - self._moved_t > STALL_S:
             self.end_reason = "slow"
-            logger.info("an HTTP client is cut: it doesn't read")
+            self._router.refused(408, "a client that doesn't read is cut")
             self.transport.abort()
 
 

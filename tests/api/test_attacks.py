@@ -611,6 +611,22 @@ def test_who_waits_longest_without_a_token_goes(tmp_path: Path, monkeypatch: pyt
     run(test())
 
 
+def test_without_the_limits_they_all_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So it is the limits that end them, and not they themselves."""
+    monkeypatch.setattr(strangers, "MAX_STRANGERS", 100_000)
+    monkeypatch.setattr("api.handshake.FIRST_HEAD_S", 3600.0)
+
+    async def test() -> None:
+        async with guarded(tmp_path) as core:
+            held = [await opened(core) for _ in range(HALF_OPEN)]
+            await asyncio.sleep(3)
+            assert len(core._server._open) == len(core._server.strangers) == HALF_OPEN
+            for _, writer in held:
+                writer.transport.abort()
+
+    run(test())
+
+
 def test_a_flood_of_strangers_lets_a_good_client_in(tmp_path: Path) -> None:
     """Connections come faster than their time limit ends them: the limit of their number has to do it."""
 
