@@ -237,7 +237,7 @@ def test_a_raw_prompt(tmp_path: Path) -> None:
 
 def test_only_tokens_of_the_model_can_be_biased(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, ECHO) as core, client(core) as wire:
+        async with app(tmp_path, "fake:delay_ms=50") as core, client(core) as wire:
             await eventually(lambda: core.state.model is not None)
             n_vocab = core.state.model.n_vocab  # type: ignore[union-attr]  # just waited for
             for key in ("-1", "1.0", " 1", "1_0", "01", "x", "9" * 20, str(n_vocab)):
