@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
@@ -33,6 +34,15 @@ def stats(finished: dict[str, Any]) -> str:
     if reason not in ("stop", "error"):
         parts.append({"length": "token limit", "context_full": "context full"}.get(reason, reason))
     return " · ".join(parts)
+
+
+def styled(stream: TextIO) -> bool:
+    """Whether faint text may be written there: to a terminal that knows it, where NO_COLOR isn't set."""
+    return (
+        stream.isatty()
+        and os.environ.get("TERM", "dumb") not in ("dumb", "")
+        and not os.environ.get("NO_COLOR")
+    )
 
 
 def prepare_output() -> None:

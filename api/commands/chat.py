@@ -21,13 +21,15 @@ from typing import Any
 
 from api.client import ConnectionLostError, Generation, LiveClient
 from api.client.sync import LoopThread, loop_thread
-from api.commands import plain, prepare_output, stats
+from api.commands import plain, prepare_output, stats, styled
 from api.commands.ownapp import running_or_own
 from api.paths import Paths
 from engine.errors import TokenglassError
 from engine.fakespec import is_fake
 
 MAX_PIPED_BYTES = 1_000_000
+MAX_HISTORY = 1000
+"""Lines that are kept over runs."""
 PATIENCE_S = 5.0
 """How long to try to come back when the connection goes."""
 HELP = """\
@@ -121,7 +123,8 @@ class _Chat:
         if error is None:
             self._messages += [question, {"role": "assistant", "content": finished["text"]}]
         if sys.stderr.isatty():
-            print(f"\x1b[2m{stats(finished)}\x1b[0m", file=sys.stderr)
+            line = stats(finished)
+            print(f"\x1b[2m{line}\x1b[0m" if styled(sys.stderr) else line, file=sys.stderr)
         if error is not None and error["code"] == "shutting_down":
             raise TokenglassError("shutting_down", error["message"])
         if error is not None:
@@ -278,17 +281,18 @@ def _counting_interrupts() -> Iterator[list[int]]:
 async def _stream(generation: Generation) -> dict[str, Any]:
     """Write the answer as it comes; answers the `finished` event."""
     wrote, thinking, ended = False, False, True
-    dim = sys.stdout.isatty()
+    faint, normal = ("\x1b[2m", "\x1b[0m") if styled(sys.stdout) else ("", "")
+    shows_thoughts = sys.stdout.isatty()
     async for event in generation:
         kind = event["type"]
-        if kind == "generation.reasoning_delta" and dim:
-            sys.stdout.write(("" if thinking else "\x1b[2m") + plain(event["text"]))
+        if kind == "generation.reasoning_delta" and shows_thoughts:
+            sys.stdout.write(("" if thinking else faint) + plain(event["text"]))
             sys.stdout.flush()
             thinking = True
         elif kind == "generation.delta":
             text = plain(event["text"])
             if thinking:
-                sys.stdout.write("\x1b[0m\n\n")
+                sys.stdout.write(f"{normal}\n\n")
                 thinking = False
             sys.stdout.write(text)
             sys.stdout.flush()
@@ -296,7 +300,7 @@ async def _stream(generation: Generation) -> dict[str, Any]:
                 wrote, ended = True, text.endswith("\n")
         elif kind == "generation.finished":
             if thinking:
-                sys.stdout.write("\x1b[0m\n")
+                sys.stdout.write(f"{normal}\n")
             elif wrote and not ended:
                 sys.stdout.write("\n")
             sys.stdout.flush()
@@ -356,7 +360,8 @@ def _line_history(paths: Paths) -> Iterator[None]:
     file = paths.data_dir / "chat_history"
     with contextlib.suppress(OSError):
         readline.read_history_file(file)
-    readline.set_history_length(1000)
+    readline.set_history_length(MAX_HISTORY)
+    before = readline.get_current_history_length()
     readline.set_completer_delims("")
     readline.set_completer(_completed)
     libedit = "libedit" in (readline.__doc__ or "")
@@ -367,5 +372,9 @@ def _line_history(paths: Paths) -> Iterator[None]:
         readline.set_completer(None)
         with contextlib.suppress(OSError):
             file.touch(mode=0o600)
-            readline.write_history_file(file)
+            append = getattr(readline, "append_history_file", None)
+            if append is not None:  # what another chat has written meanwhile stays
+                append(readline.get_current_history_length() - before, file)
+            else:
+                readline.write_history_file(file)
             file.chmod(0o600)

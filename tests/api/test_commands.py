@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -447,6 +447,24 @@ def test_interactive_chat(tmp_path: Path) -> None:
         assert terminal.leave("\x04") == 0
     history = Paths.resolve(tmp_path).data_dir / "chat_history"
     assert "second question" in history.read_text()
+    assert history.stat().st_mode & 0o777 == 0o600
+
+
+def test_two_chats_keep_each_others_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no escape codes come where none are wanted."""
+    monkeypatch.setitem(ENVIRONMENT, "NO_COLOR", "1")
+    with serving(tmp_path, "fake:echo=1"), ExitStack() as stack:
+        chats = [stack.enter_context(Terminal(command(tmp_path, "chat"))) for _ in range(2)]
+        for number, chat in enumerate(chats):
+            chat.until("> ")
+            chat.type(f"question {number}\n")
+            chat.until(r"first token")
+            chat.until("> ")
+            assert "\x1b[2m" not in chat.output
+        for chat in chats:
+            assert chat.leave("\x04") == 0
+    history = Paths.resolve(tmp_path).data_dir / "chat_history"
+    assert history.read_text().splitlines() == ["question 0", "question 1"]
     assert history.stat().st_mode & 0o777 == 0o600
 
 
