@@ -99,7 +99,7 @@ def test_sdk(sdk: str, apps: Apps) -> None:
     told = told_by(script, environment)
     print(f"\n{sdk}")
     for line in told:
-        print(f"  {line['feature']:20} {line.get('result', line.get('error'))}")
+        print(f"  {line['feature']:20} {line.get('error') or line['result'] or 'nothing reached'}")
     failed = [line for line in told if "error" in line]
     assert not failed, "\n".join(f"{line['feature']}: {line['error']}" for line in failed)
     results = {line["feature"]: line["result"] for line in told}
