@@ -340,7 +340,9 @@ class ResponsesSocket:
         if moved > self._moved or not buffered:
             self._moved_t = now
         self._moved = moved
-        if self._backlog()[0] > MAX_BACKLOG_BYTES or now - self._moved_t > STALL_S:
+        # with an empty buffer the client has taken all that it was given, and it is we who are behind
+        too_much = buffered > 0 and self._backlog()[0] > MAX_BACKLOG_BYTES
+        if too_much or now - self._moved_t > STALL_S:
             self.cut("slow")
 
     def _backlog(self) -> tuple[int, int]:

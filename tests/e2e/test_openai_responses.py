@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 from openai import AsyncOpenAI
 from openai.lib.responses_websocket import ResponsesWebSocketAccumulator
 
-from tests.e2e.harness import Serve, serve
+from tests.e2e.harness import Serve, eventually, serve
 
 STARTER = str(Path(__file__).resolve().parents[2] / "assets" / "starter" / "starter.gguf")
 LIMIT_S = 100.0
@@ -90,12 +91,66 @@ def test_a_conversation_goes_on_after_kill_9(tmp_path: Path) -> None:
 
 
 def test_an_answer_outlives_its_engine(tmp_path: Path) -> None:
-    """The worker dies in mid-answer: the stream goes on in the next one, and stays strict."""
+    """The worker is killed in mid-answer: the stream goes on in the next one, and nothing comes twice."""
 
-    async def test(app: Serve) -> Any:
+    async def test(app: Serve) -> None:
+        accumulator = ResponsesWebSocketAccumulator()
+        deltas: list[str] = []
         async with user(app) as api, api.responses.connect() as connection:
-            return await answer(connection, input="hi")
+            await connection.response.create(input="hi")
+            async for event in connection:
+                accumulator.add_event(event)
+                if event.type == "response.output_text.delta":
+                    deltas.append(event.delta)
+                    if len(deltas) == 20:
+                        for child in psutil.Process(app.process.pid).children():
+                            child.kill()
+                elif event.type in TERMINALS:
+                    break
+        response = accumulator.get_final_response()
+        assert response.status == "completed"
+        assert response.usage is not None
+        assert response.usage.output_tokens == 300
+        assert "".join(deltas) == response.output_text
 
-    with serve(tmp_path, "fake:tokens=60,abort_after=25") as app:
-        response = asyncio.run(asyncio.wait_for(test(app), LIMIT_S))
-    assert response.status == "failed" or response.usage.output_tokens == 60
+    with serve(tmp_path, "fake:tokens=300,delay_ms=5") as app:
+        asyncio.run(asyncio.wait_for(test(app), LIMIT_S))
+
+
+def test_the_package_comes_back_by_itself_and_goes_on(tmp_path: Path) -> None:
+    """Quitting closes with 1001, which makes it try again; the conversation is where it was."""
+    token = "a-token-for-both-runs"
+    codes: list[int] = []
+
+    async def listen(connection: Any, ended: asyncio.Queue[Any]) -> None:
+        async for event in connection:
+            if event.type in TERMINALS:
+                ended.put_nowait(event.response)
+
+    async def test() -> None:
+        ended: asyncio.Queue[Any] = asyncio.Queue()
+        with serve(tmp_path, "fake:echo=1", "--token", token) as app:
+            base_url = app.ready["base_url"]
+            api = AsyncOpenAI(base_url=base_url, api_key=token)
+            connection = await api.responses.connect(
+                on_reconnecting=lambda event: codes.append(event.close_code), max_retries=60, max_delay=1.0
+            ).enter()
+            listening = asyncio.create_task(listen(connection, ended))
+            await connection.response.create(input="before")
+            first = await ended.get()
+            app.signal(signal.SIGTERM)
+            await asyncio.to_thread(app.wait)
+        await eventually(lambda: bool(codes))
+        assert codes[0] == 1001
+        # what is sent meanwhile goes out once it is back
+        await connection.response.create(input="after", previous_response_id=first.id)
+        port = base_url.split(":")[2].split("/")[0]
+        with serve(tmp_path, "fake:echo=1", "--token", token, "--port", port):
+            second = await ended.get()
+            assert (second.output_text, second.previous_response_id) == ("after", first.id)
+            assert second.usage.input_tokens > first.usage.input_tokens
+            await connection.close()
+            await listening
+            await api.close()
+
+    asyncio.run(asyncio.wait_for(test(), LIMIT_S))
