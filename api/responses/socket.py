@@ -224,10 +224,12 @@ class ResponsesSocket:
                 logger.exception("response.create failed")
             self._tell(errors.nested(error, lane))
             self._free(lane)
+        if self._left:
+            for turn in begun:  # the client went while its request was being looked at
+                self._hub.abandon(turn)
 
     def _begun(self, turn: Turn, lane: str | None) -> None:
         if self._left:
-            self._hub.abandon(turn)
             return
         self._tell(turn.story.created())
         if turn.generation_id is not None:

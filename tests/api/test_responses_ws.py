@@ -24,6 +24,7 @@ from openai.types.responses import Response
 from websockets.asyncio.client import ClientConnection, connect
 
 from api.core import Core
+from api.responses import hub
 from api.responses import socket as responses
 from api.responses.lanes import MAX_NAMED
 from api.responses.table import ResponseTable
@@ -560,6 +561,28 @@ def test_whoever_goes_takes_along_what_runs_and_waits(
             await eventually(lambda: not core.clients._connected)
             assert not core._server.routes.hub.running
             one.connection.transport.abort()
+
+    run(test())
+
+
+def test_who_goes_before_its_request_has_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looking = asyncio.Event()
+
+    async def slowly(service: object, wanted: object) -> str:
+        looking.set()
+        await asyncio.sleep(0.5)
+        return "fake"
+
+    monkeypatch.setattr(hub, "answering", slowly)
+
+    async def test() -> None:
+        async with app(tmp_path, "fake:tokens=4000,delay_ms=5") as core, client(core) as wire:
+            await wire.command("subscribe")
+            async with bare(core) as one:
+                await one.create()
+                await looking.wait()
+            assert (await wire.event("generation.finished"))["finish_reason"] == "cancelled"
+            assert not core._server.routes.hub.running
 
     run(test())
 
