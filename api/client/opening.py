@@ -76,6 +76,7 @@ class Address:
                 open_timeout=OPEN_TIMEOUT_S,
                 close_timeout=1,
                 max_size=None,
+                ping_timeout=None,  # ours tell the app that we live; an answer may stand behind a long replay
             )
         except InvalidStatus as error:
             status = error.response.status_code
