@@ -28,7 +28,7 @@ Told = list[tuple[str, Frame]]
 """Directions and frames."""
 
 DOCUMENT = Path(protocol.__file__).with_name("PROTOCOL.md")
-MODEL = "fake:script= the quiet river carries the early light through the garden,prefill_ms=100,delay_ms=10"
+MODEL = "fake:script= the quiet river carries the early light through the garden,prefill_ms=100,delay_ms=150"
 BLOCK = re.compile(r"(## A session, frame by frame\n.*?```text\n)(.*?)(```)", re.DOTALL)
 SENT, GOT = "→ ", "← "
 DELTA = "generation.delta"
