@@ -391,7 +391,10 @@ class Breaking:
     hello: Frame = {}  # noqa: RUF012 - stands for LiveClient's
 
     def __init__(self) -> None:
-        self._batches = [[{"type": "log", "seq": 1, "level": "info", "message": "seen"}], [{"seq": 2}]]
+        self._batches: list[list[Frame]] = [
+            [{"type": "log", "seq": 1, "level": "info", "message": "seen"}],
+            [{"seq": 2}],
+        ]
 
     async def request(self, command: str) -> Frame:
         return snapshot()
