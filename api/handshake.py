@@ -15,7 +15,7 @@ from api import heads
 from api.http import MAX_HEAD_BYTES, Answer, HttpConnection, Router
 
 READ_BYTES = 1 << 12
-"""Taken from a connection at once: what small frames it may hold are parsed without a pause, 7 ms of pings."""
+"""Taken from a connection at once: what frames it holds are parsed without a pause, 7 ms of pings."""
 FIRST_HEAD_S = 2.0
 """How long the first request's head may take."""
 _UPGRADE = re.compile(rb"(?im)^upgrade[ \t]*:[^\r\n]*websocket")
