@@ -809,7 +809,7 @@ def test_the_transcript_of_the_documents(tmp_path: Path) -> None:
 
 def test_what_a_token_may_do(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, SLOW) as core, bare(core) as owner:
+        async with app(tmp_path, "fake:tokens=4000,delay_ms=5") as core, bare(core) as owner:
             with pytest.raises(websockets.InvalidStatus) as caught:
                 async with bare(core, made(core, "eye", "observe")):
                     pass
@@ -831,5 +831,7 @@ def test_what_a_token_may_do(tmp_path: Path) -> None:
                     await one.end()
                 assert one.connection.close_code == 1008
             await eventually(lambda: running(core) == 1)
+            owner.connection.transport.abort()  # it would wait for an answer behind what it hasn't read
+            await eventually(lambda: running(core) == 0)
 
     run(test())
