@@ -23,7 +23,7 @@ def decode(text: str) -> dict[str, Any]:
     object, no NaN or infinity, no unpaired surrogates, nesting at most 64 deep, at most 50,000 values.
     """
     if text.count(",") >= MAX_VALUES and _TEXT.sub("", text).count(",") >= MAX_VALUES:
-        raise TokenglassError("invalid_json", f"more than {MAX_VALUES} values in one frame")
+        raise TokenglassError("invalid_json", f"more than {MAX_VALUES} values in one message")
     try:
         data = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
         if "\\u" in text:
@@ -40,7 +40,7 @@ def decode(text: str) -> dict[str, Any]:
     except ValueError:  # Python's limit for whole numbers, which speaks of Python
         raise TokenglassError("invalid_json", "a number has too many digits") from None
     if not isinstance(data, dict):
-        raise TokenglassError("invalid_json", "a frame must be one JSON object")
+        raise TokenglassError("invalid_json", "it must be one JSON object")
     if _too_deep(data):
         raise TokenglassError("invalid_json", "nested too deeply")
     return data

@@ -98,6 +98,8 @@ class Guard:
             query = dict(parse_qsl(parts.query, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS))
         except ValueError:
             return Refusal(400, "the address can't be read")
+        if method == "HEAD" and parts.path not in WEBSOCKET_PATHS:
+            method = "GET"
         if parts.path == HEALTH_PATH and method == "GET":
             return Visitor(HEALTH_PATH, None, "")
         if "Origin" in headers and method == "OPTIONS" and "Access-Control-Request-Method" in headers:

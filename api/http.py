@@ -306,7 +306,8 @@ class HttpConnection(asyncio.Protocol):
         assert head is not None
         self._stop_timer()
         received = (bytes(self._body), time.monotonic(), self.grant)
-        request = Request(head.method, head.target, head.headers, *received)
+        method = "GET" if head.method == "HEAD" else head.method
+        request = Request(method, head.target, head.headers, *received)
         self._body = bytearray()
         self._exchange = Exchange(self, self._router.common_headers(head))
         self._task = self._loop.create_task(self._carry_out(request, self._exchange))
@@ -378,7 +379,8 @@ class HttpConnection(asyncio.Protocol):
         if answer.status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
             del lines[:2]
         self.send(_head(answer.status, lines))
-        self.send(h11.Data(data=answer.body))
+        if self._head is None or self._head.method != "HEAD":
+            self.send(h11.Data(data=answer.body))
         self.send(h11.EndOfMessage())
 
     def _refuse(self, status: int, message: str, details: str = "") -> None:

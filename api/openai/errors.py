@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from api.http import Answer, error_answer, error_body
 from engine.errors import ErrorCode, ErrorInfo, TokenglassError
 
@@ -52,7 +54,9 @@ def status_of(error: ErrorInfo) -> int:
 
 def param_of(error: ErrorInfo) -> str | None:
     """The request's name for what is wrong; ours differ in that sampling parameters lie together."""
-    return error.path.removeprefix("sampling.") if error.path else None
+    if not error.path:
+        return None
+    return re.sub(r"(?<!logit_bias)\.(\d+)(?=\.|$)", r"[\1]", error.path.removeprefix("sampling."))
 
 
 def _told(error: ErrorInfo) -> str:

@@ -56,7 +56,8 @@ def chat(data: dict[str, Any]) -> Wish:
     if "web_search_options" in data:
         raise unsupported("web_search_options", "nothing is searched on the web")
     if not isinstance(data.get("messages"), list):
-        raise Refused(400, "missing_required_parameter", "messages: a list of messages", "messages")
+        code = "invalid_type" if "messages" in data else "missing_required_parameter"
+        raise Refused(400, code, "messages: a list of messages", "messages")
     arguments = _common(data)
     arguments["messages"] = [_message(message, i) for i, message in enumerate(data["messages"])]
     if (limit := data.get("max_completion_tokens")) is not None:

@@ -139,7 +139,15 @@ def test_health_needs_no_token_but_the_right_host(guard: Guard) -> None:
     assert guard.check("GET", "/health", headers(token=False)) == Visitor("/health", None, "")
 
 
-@pytest.mark.parametrize("method", ("POST", "HEAD", "OPTIONS", "DELETE", "CONNECT", "get"))
+def test_what_can_be_got_can_be_asked_for_its_head(guard: Guard) -> None:
+    assert guard.check("HEAD", "/health", headers(token=False)) == Visitor("/health", None, "")
+    assert guard.check("HEAD", "/v1/models", headers()) == guard.check("GET", "/v1/models", headers())
+    assert status(guard, headers(token=False), "/v1/models", "HEAD") == 401
+    assert status(guard, headers(), LIVE, "HEAD") == 405
+    assert status(guard, headers(), "/v1/completions", "HEAD") == 405
+
+
+@pytest.mark.parametrize("method", ("POST", "OPTIONS", "DELETE", "CONNECT", "get"))
 def test_other_methods_get_405(guard: Guard, method: str) -> None:
     for target in (LIVE, "/health"):
         assert status(guard, headers(), target, method) == 405

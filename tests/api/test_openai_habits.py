@@ -242,7 +242,7 @@ def test_other_methods(tmp_path: Path) -> None:
     async def test() -> None:
         async with app(tmp_path) as core, httpx2.AsyncClient(timeout=60) as plain:
             for method, path, allow in (
-                ("HEAD", "/models", "GET"),
+                ("HEAD", "/chat/completions", "POST"),
                 ("GET", "/chat/completions", "POST"),
                 ("PUT", "/chat/completions", "POST"),
                 ("OPTIONS", "/models", "GET"),
@@ -251,6 +251,13 @@ def test_other_methods(tmp_path: Path) -> None:
                 answer = await plain.request(method, core.base_url + path, headers=BEARER)
                 assert answer.status_code == 405, (method, path)
                 assert answer.headers["allow"] == allow
+            for path in ("/models", "/models/fake"):
+                got, head = [
+                    await plain.request(method, core.base_url + path, headers=BEARER)
+                    for method in ("GET", "HEAD")
+                ]
+                assert (head.status_code, head.content) == (200, b"")
+                assert head.headers["content-length"] == str(len(got.content))
 
     run(test())
 
