@@ -68,6 +68,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         CREATE TABLE response (
             id TEXT PRIMARY KEY,
             parent TEXT,
+            owner TEXT NOT NULL,
             used INTEGER NOT NULL,
             bytes INTEGER NOT NULL,
             items TEXT NOT NULL,

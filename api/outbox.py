@@ -211,7 +211,8 @@ class Outbox:
                 self._alive_t = now
                 self._pinged_t = None
         self._moved, self._buffered = moved, buffered
-        if self.backlog[0] > MAX_BACKLOG_BYTES or now - self._moved_t > STALL_S:
+        # with empty buffers it is the app that is behind, not the client
+        if (buffered and self.backlog[0] > MAX_BACKLOG_BYTES) or now - self._moved_t > STALL_S:
             return "slow"
         if self._pinged_t is not None:
             return "lost" if now - self._pinged_t > PONG_S else None

@@ -28,6 +28,11 @@ class Grant:
     digest: bytes = b""
     """The token's SHA-256; empty for the owner's, and where there was no token."""
 
+    @property
+    def key(self) -> str:
+        """By which the token is known again in another run; the owner's, too, which is new then."""
+        return self.digest.hex() or self.name
+
 
 OWNER = Grant("owner", frozenset(PERMISSIONS))
 NOBODY = Grant("", frozenset())

@@ -136,29 +136,29 @@ class ResponsesHttp:
     async def _kept(self, response_id: str, what: str, request: Request) -> Answer:
         match request.method, what:
             case "GET", "":
-                return await self._get(response_id, _query(request))
+                return await self._get(response_id, request)
             case "DELETE", "":
-                await self._hub.delete(response_id)
+                await self._hub.delete(response_id, request.grant)
                 told = {"id": response_id, "object": "response", "deleted": True}
                 return json_answer(200, told)
             case "POST", "cancel":
                 return await self._cancel(response_id, request)
             case "GET", "input_items":
-                return await self._input_items(response_id, _query(request))
+                return await self._input_items(response_id, request)
         raise Refused(404, "not_found", "there is nothing here")
 
-    async def _get(self, response_id: str, query: dict[str, str]) -> Answer:
-        if query.get("stream") == "true":
+    async def _get(self, response_id: str, request: Request) -> Answer:
+        if _query(request).get("stream") == "true":
             raise unsupported("stream", "stream: a response is streamed to whoever created it")
-        turn = self._hub.running.get(response_id)
+        turn = self._hub.under_way(response_id, request.grant)
         if turn is not None:
             return json_answer(200, turn.story.so_far())
-        return json_answer(200, (await self._hub.stored(response_id)).response)
+        return json_answer(200, (await self._hub.stored(response_id, request.grant)).response)
 
     async def _cancel(self, response_id: str, request: Request) -> Answer:
         """What has ended already stays as it is."""
         if response_id not in self._hub.running:
-            return json_answer(200, (await self._hub.stored(response_id)).response)
+            return json_answer(200, (await self._hub.stored(response_id, request.grant)).response)
         turn = self._hub.cancel(response_id, request.grant)
         try:
             async with asyncio.timeout(CANCEL_S):
@@ -167,10 +167,11 @@ class ResponsesHttp:
             return json_answer(200, turn.story.so_far())
         return json_answer(200, turn.story.close())
 
-    async def _input_items(self, response_id: str, query: dict[str, str]) -> Answer:
+    async def _input_items(self, response_id: str, request: Request) -> Answer:
         """All that was asked with, what went before included; the latest first, as the default has it."""
-        turn = self._hub.running.get(response_id)
-        items = turn.context if turn is not None else await self._hub.asked(response_id)
+        query = _query(request)
+        turn = self._hub.under_way(response_id, request.grant)
+        items = turn.context if turn is not None else await self._hub.asked(response_id, request.grant)
         if query.get("order", "desc") == "desc":
             items = items[::-1]
         limit = query.get("limit", "20")

@@ -80,8 +80,8 @@ class Hub:
         `local` knows the contexts of responses that aren't stored. Raises TokenglassError or Refused.
         """
         model = await answering(self.service, wish.model)
-        before, parent = await self._before(wish.previous_id, local)
-        own = await self._resolved(wish.items, before)
+        before, parent = await self._before(wish.previous_id, local, client.grant)
+        own = await self._resolved(wish.items, before, client.grant)
         context = [*before, *own]
         command = wish.command(context)
 
@@ -107,7 +107,7 @@ class Hub:
         response = turn.story.close()
         kept = turn.store
         if kept:
-            stored = Stored(turn.parent, turn.own, response)
+            stored = Stored(turn.parent, turn.own, response, turn.grant.key)
             try:
                 await self._table(lambda table: table.put(stored))
             except TokenglassError as error:
@@ -120,6 +120,11 @@ class Hub:
         turn.ended.set()
         return kept
 
+    def under_way(self, response_id: str, grant: Grant) -> Turn | None:
+        """A response that is being made, where the grant may know of it."""
+        turn = self.running.get(response_id)
+        return turn if turn is not None and _may_know(grant, turn.grant.key) else None
+
     def abandon(self, turn: Turn) -> None:
         """Nobody waits for it any more."""
         self.running.pop(turn.id, None)
@@ -128,11 +133,10 @@ class Hub:
 
     def cancel(self, response_id: str, grant: Grant) -> Turn:
         """End a response that is under way. Raises Refused, or TokenglassError `forbidden`."""
-        turn = self.running.get(response_id)
+        turn = self.under_way(response_id, grant)
         if turn is None:
             raise errors.no_response(response_id, "response_id")
-        if turn.grant != grant and "control" not in grant.permissions:
-            raise TokenglassError("forbidden", "the response belongs to another token")
+        _check_control(grant, turn.grant.key)
         self._stop(turn)
         return turn
 
@@ -142,55 +146,63 @@ class Hub:
 
     # ---- responses that are kept
 
-    async def stored(self, response_id: str) -> Stored:
+    async def stored(self, response_id: str, grant: Grant) -> Stored:
         """Raises Refused."""
         found: Stored | None = await self._table(lambda table: table.get(response_id))
-        if found is None:
+        if found is None or not _may_know(grant, found.owner):
             raise errors.no_response(response_id, "response_id")
         return found
 
-    async def asked(self, response_id: str) -> Context:
+    async def asked(self, response_id: str, grant: Grant) -> Context:
         """All items that it was asked with. Raises Refused."""
-        stored = await self.stored(response_id)
+        stored = await self.stored(response_id, grant)
         before: Context | None = []
         if stored.parent is not None:
             parent = stored.parent
             before = await self._table(lambda table: table.context(parent))
         return [*(before or ()), *stored.items]
 
-    async def delete(self, response_id: str) -> None:
-        """Raises Refused where there is none."""
+    async def delete(self, response_id: str, grant: Grant) -> None:
+        """Raises Refused where there is none, or TokenglassError `forbidden`."""
+        owner = await self._table(lambda table: table.owner(response_id))
+        if owner is not None and _may_know(grant, owner):
+            _check_control(grant, owner)
+        else:
+            raise errors.no_response(response_id, "response_id")
         if not await self._table(lambda table: table.delete(response_id)):
             raise errors.no_response(response_id, "response_id")
 
     async def _before(
-        self, previous_id: str | None, local: Callable[[str], Context | None]
+        self, previous_id: str | None, local: Callable[[str], Context | None], grant: Grant
     ) -> tuple[Context, str | None]:
         """What went before, and the stored response that has it."""
         if previous_id is None:
             return [], None
         if (known := local(previous_id)) is not None:
             return known, None
+        owner = await self._table(lambda table: table.owner(previous_id))
+        if owner is None or not _may_know(grant, owner):
+            raise errors.no_response(previous_id)
         context = await self._table(lambda table: table.context(previous_id))
         if context is None:
             raise errors.no_response(previous_id)
         return context, previous_id
 
-    async def _resolved(self, items: list[Item], before: Context) -> list[Item]:
+    async def _resolved(self, items: list[Item], before: Context, grant: Grant) -> list[Item]:
         """The items with what their references mean. Raises Refused."""
         if not any(item["type"] == "item_reference" for item in items):
             return items
         known = {item["id"]: item for item in before if "id" in item}
         return [
-            await self._referred(item["id"], known) if item["type"] == "item_reference" else item
+            await self._referred(item["id"], known, grant) if item["type"] == "item_reference" else item
             for item in items
         ]
 
-    async def _referred(self, item_id: str, known: dict[str, Item]) -> Item:
+    async def _referred(self, item_id: str, known: dict[str, Item], grant: Grant) -> Item:
         place = response_of(item_id)
         if item_id not in known and place is not None:
             stored = await self._table(lambda table: table.get(place))
-            if stored is not None:
+            if stored is not None and _may_know(grant, stored.owner):
                 known |= {item["id"]: item for item in (*stored.items, *stored.response["output"])}
         if item_id not in known:
             raise errors.no_item(item_id)
@@ -198,3 +210,13 @@ class Hub:
 
     async def _table(self, action: Callable[[ResponseTable], Any]) -> Any:
         return await self.service.history.responses(action)
+
+
+def _may_know(grant: Grant, owner: str) -> bool:
+    """Whether it may read and continue a response; others' are what it can observe."""
+    return grant.key == owner or "observe" in grant.permissions
+
+
+def _check_control(grant: Grant, owner: str) -> None:
+    if grant.key != owner and "control" not in grant.permissions:
+        raise TokenglassError("forbidden", "the response belongs to another token: this needs control")

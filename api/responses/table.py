@@ -41,6 +41,8 @@ class Stored(NamedTuple):
     items: Items
     """Its own input."""
     response: dict[str, Any]
+    owner: str
+    """`Grant.key` of the token that asked for it."""
 
 
 class ResponseTable:
@@ -55,8 +57,17 @@ class ResponseTable:
         with transaction(self._db):
             used = self._touch(stored.parent) + 1
             self._db.execute(
-                "INSERT INTO response (id, parent, used, bytes, items, body) VALUES (?, ?, ?, ?, ?, ?)",
-                (stored.response["id"], stored.parent, used, len(items) + len(body), items, body),
+                "INSERT INTO response (id, parent, owner, used, bytes, items, body)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    stored.response["id"],
+                    stored.parent,
+                    stored.owner,
+                    used,
+                    len(items) + len(body),
+                    items,
+                    body,
+                ),
             )
             self._make_room()
 
@@ -73,11 +84,16 @@ class ResponseTable:
 
     def get(self, response_id: str) -> Stored | None:
         row = self._db.execute(
-            "SELECT parent, items, body FROM response WHERE id = ?", (response_id,)
+            "SELECT parent, items, body, owner FROM response WHERE id = ?", (response_id,)
         ).fetchone()
         if row is None:
             return None
-        return Stored(row["parent"], json.loads(row["items"]), json.loads(row["body"]))
+        return Stored(row["parent"], json.loads(row["items"]), json.loads(row["body"]), row["owner"])
+
+    def owner(self, response_id: str) -> str | None:
+        """Whose it is; None where there is none."""
+        row = self._db.execute("SELECT owner FROM response WHERE id = ?", (response_id,)).fetchone()
+        return None if row is None else str(row["owner"])
 
     def delete(self, response_id: str) -> bool:
         """Whether there was one. What continues it can't be continued any more."""

@@ -814,7 +814,7 @@ def test_what_a_token_may_do(tmp_path: Path) -> None:
                 async with bare(core, made(core, "eye", "observe")):
                     pass
             assert caught.value.response.status_code == 403
-            token = made(core, "pen", "generate")
+            token = made(core, "pen", "generate", "observe")
             async with bare(core, token) as one:
                 await owner.create()
                 response_id = (await owner.until("response.created"))["response"]["id"]

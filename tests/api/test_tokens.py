@@ -494,6 +494,40 @@ def test_the_responses_socket_asks_for_them_too(tmp_path: Path) -> None:
     run(test())
 
 
+def test_responses_are_their_tokens_own(tmp_path: Path) -> None:
+    """One can read and continue one's own; others' with observe; and forget them with control, too."""
+
+    async def test() -> None:
+        async with app(tmp_path, "fake:tokens=3") as core, httpx2.AsyncClient() as http:
+            await eventually(lambda: core.supervisor.phase == "ready")
+            base = f"{core.base_url}/responses"
+            tokens = {
+                "mine": made(core, "mine", "generate"),
+                "other": made(core, "other", "generate"),
+                "seeing": made(core, "seeing", "generate", "observe"),
+                "strong": made(core, "strong", "generate", "observe", "control"),
+            }
+
+            async def ask(who: str, method: str, url: str, body: Any = None) -> httpx2.Response:
+                headers = {"Authorization": f"Bearer {tokens[who]}"}
+                return await http.request(method, url, headers=headers, json=body)
+
+            first = (await ask("mine", "POST", base, {"input": "a secret"})).json()["id"]
+            item = (await ask("mine", "GET", f"{base}/{first}/input_items")).json()["data"][0]["id"]
+            for who, status in (("mine", 200), ("other", 404), ("seeing", 200), ("strong", 200)):
+                for method, path in (("GET", ""), ("GET", "/input_items"), ("POST", "/cancel")):
+                    assert (await ask(who, method, f"{base}/{first}{path}")).status_code == status, who
+                refused = 400 if status == 404 else 200
+                next_one = {"input": "go on", "previous_response_id": first, "store": False}
+                assert (await ask(who, "POST", base, next_one)).status_code == refused, who
+                referring = {"input": [{"type": "item_reference", "id": item}], "store": False}
+                assert (await ask(who, "POST", base, referring)).status_code == status, who
+            for who, status in (("other", 404), ("seeing", 403), ("strong", 200), ("mine", 404)):
+                assert (await ask(who, "DELETE", f"{base}/{first}")).status_code == status, who
+
+    run(test())
+
+
 def test_a_body_of_who_may_not_is_never_read(tmp_path: Path) -> None:
     async def test() -> None:
         async with app(tmp_path) as core:
