@@ -15,6 +15,7 @@ import queue
 import signal
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -30,6 +31,10 @@ from engine.types import WorkerConfig
 logger = logging.getLogger(__name__)
 
 LOG_TAIL_BYTES = 8192
+MAX_INBOX = 64
+"""Messages that may wait for the loop; the worker waits for an app that can't follow."""
+TURN_S = 0.005
+"""How long messages are handed on before the loop looks at anything else."""
 ABORT_S = 0.03
 """How long a hung worker has to say where it hangs; then it is killed."""
 
@@ -159,6 +164,8 @@ class EngineClient:
             while True:
                 self._inbox.append(ipc.receive_messages(ours))
                 self._wake()
+                while len(self._inbox) >= MAX_INBOX and not self._killed:
+                    time.sleep(0.001)
         process.join(1.0)
         if process.is_alive():  # closed its pipe, yet lives: nothing can be had from it any more
             process.kill()
@@ -188,8 +195,13 @@ class EngineClient:
     # ---- on the loop
 
     def _deliver(self) -> None:
+        """Hand on what has come, some of it in each turn of the loop."""
         self._scheduled = False
+        until = time.monotonic() + TURN_S
         while self._inbox:
+            if time.monotonic() > until:
+                self._wake()
+                return
             self._on_messages(self._inbox.popleft())
         if self._exit is not None and not self._gone.is_set():
             self._gone.set()

@@ -46,6 +46,12 @@ from engine.types import Timings, Usage, WorkerConfig
 PROGRESS_INTERVAL_S = 0.1
 
 
+MAX_WAITING = 64
+"""Steps whose messages may wait to be sent: an app that can't follow slows decoding down."""
+MAX_AT_ONCE = 16
+"""Steps whose messages go out as one, so that the app has a turn for something else after it."""
+
+
 class Outbox:
     """Hands messages to the `pipe-out` thread; what gathers while it sends goes out as one message."""
 
@@ -57,6 +63,8 @@ class Outbox:
 
     def put(self, messages: Sequence[Message]) -> None:
         if messages:
+            while self._queue.qsize() >= MAX_WAITING:
+                time.sleep(0.0005)
             self._queue.put(messages)
 
     def close(self) -> None:
@@ -69,9 +77,11 @@ class Outbox:
         while not closing:
             item = self._queue.get()
             messages: list[Message] = []
+            n_steps = 0
             while item is not None:
                 messages.extend(item)
-                if self._queue.empty():
+                n_steps += 1
+                if n_steps == MAX_AT_ONCE or self._queue.empty():
                     break
                 item = self._queue.get()
             closing = item is None

@@ -78,8 +78,7 @@ class Feed:
                     written = self._exchange.written
                     yield batch
                     self._client.sent_bytes += self._exchange.written - written
-                else:
-                    await asyncio.sleep(0)
+                await asyncio.sleep(0)  # however much there is, others have their turn
 
     def close(self) -> None:
         self._client.backlogs.remove(self._backlog)
