@@ -70,6 +70,11 @@ class Routes:
     def refused(self, status: int, message: str) -> None:
         self._server.strangers.refused(status, message)
 
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being answered."""
+        return any(connection.busy for connection in self._connections)
+
     def _has_room(self, connection: HttpConnection, grant: Grant) -> bool:
         """Room among those with a token; where there is none, who has nothing answered just now must go."""
         with_it = sum(other.busy and other.grant == grant for other in self._connections)

@@ -44,6 +44,7 @@ _library_logger.setLevel(logging.WARNING)
 SEND_BUFFER_BYTES = 1 << 17
 """Of the kernel, for each connection: what lies there can't be taken back from a client that doesn't read."""
 SWEEP_S = 0.5
+LAST_WORDS_S = 0.3
 GOODBYE_S = 0.5
 """How long clients may take to answer the close frame when the app quits."""
 PORT_TRIES = 20
@@ -111,7 +112,7 @@ class LiveServer:
             return
         if self._sweep is not None:
             self._sweep.cancel()
-        self.pump.flush()
+        await self._last_words()
         self._server.close()
         for session in tuple(self._sessions):
             if session.stuck:
@@ -129,6 +130,14 @@ class LiveServer:
             async with asyncio.timeout(GOODBYE_S):
                 await self._server.wait_closed()
         self.pump.close()
+
+    async def _last_words(self) -> None:
+        """Time for what clients are told of the end of what they asked for."""
+        deadline = time.monotonic() + LAST_WORDS_S
+        await asyncio.sleep(0.01)
+        while (self._tasks or self.routes.busy) and time.monotonic() < deadline:  # noqa: ASYNC110 - all of them
+            await asyncio.sleep(0.01)
+        self.pump.flush()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a command in a task of its own, which outlives its connection."""

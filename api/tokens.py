@@ -185,6 +185,8 @@ def _seen(file: Path | None) -> tuple[int, ...] | None:
 def _read(file: Path) -> list[Entry]:
     """Raises TokenglassError `storage` where the file isn't what it should be."""
     try:
+        if file.exists() and not file.is_file():  # one would wait for a pipe for ever
+            raise TokenglassError("storage", f"{file} isn't a file", hint="remove it")
         with file.open("rb") as opened:
             data = opened.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError:

@@ -4,6 +4,7 @@ import asyncio
 import hmac
 import json
 import logging
+import os
 import stat
 import threading
 from pathlib import Path
@@ -127,6 +128,19 @@ def test_a_broken_file_lets_only_the_owner_in(tmp_path: Path, content: bytes) ->
         TokenFile(file).add("y", ["observe"])
     assert caught.value.code == "storage"
     assert file.read_bytes() == content
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+def test_nobody_waits_for_a_pipe_in_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "tokens.json"
+    token = TokenFile(file).add("x", ["observe"])
+    file.unlink()
+    os.mkfifo(file)
+    known = Tokens("owner", file)
+    assert known.find([token]) is None
+    assert known.find(["owner"]) is OWNER
+    with pytest.raises(TokenglassError, match="isn't a file"):
+        TokenFile(file).entries()
 
 
 def test_a_removed_file_revokes_all(tmp_path: Path) -> None:

@@ -154,3 +154,34 @@ def test_the_package_comes_back_by_itself_and_goes_on(tmp_path: Path) -> None:
             await api.close()
 
     asyncio.run(asyncio.wait_for(test(), LIMIT_S))
+
+
+def test_who_is_being_answered_hears_that_the_app_quits(tmp_path: Path) -> None:
+    async def over_websocket(asks: AsyncOpenAI) -> Any:
+        async with asks.responses.connect() as connection:
+            return await answer(connection, input="go on")
+
+    async def streamed(asks: AsyncOpenAI) -> Any:
+        last = None
+        async for event in await asks.responses.create(model="x", input="go on", stream=True):
+            last = event
+        assert last is not None
+        assert last.type == "response.failed"
+        return last.response
+
+    async def test(app: Serve) -> None:
+        async with user(app) as asks, app.client() as wire:
+            answers = [asyncio.create_task(one(asks)) for one in (over_websocket, streamed)]
+            while True:
+                generations = (await wire.command("snapshot"))["generations"]
+                if len(generations) == 2 and all(one["completion_tokens"] for one in generations):
+                    break
+                await asyncio.sleep(0.02)
+            app.signal(signal.SIGTERM)
+            for response in await asyncio.gather(*answers):
+                assert response.status == "failed"
+                assert "quitting" in response.error.message
+        assert app.wait() == 0
+
+    with serve(tmp_path, "fake:tokens=5000,delay_ms=5") as app:
+        asyncio.run(asyncio.wait_for(test(app), LIMIT_S))
