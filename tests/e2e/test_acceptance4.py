@@ -229,6 +229,25 @@ def test_a_flood_is_answered_to_the_last_frame_and_disturbs_nobody(app: Serve) -
     run(work(), LIMIT_S)
 
 
+def test_an_engine_faster_than_the_app_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """Answers are so long that they end well after the replies, unless these wait for them."""
+
+    async def work(app: Serve) -> None:
+        async with app.client() as asker, app.client("?hold=1") as other:
+            await other.command("subscribe", events=["generation.started", "generation.finished"])
+            asked = [await asker.generate(f"n{n}", max_tokens=100_000) for n in range(3)]
+            for generation in asked:
+                await other.event("generation.started", generation_id=generation)
+            await other.command("ping")
+            for generation in asked:
+                await other.command("cancel", generation_id=generation)
+            for generation in asked:
+                assert (await other.finished(generation))["finish_reason"] == "cancelled"
+
+    with serve(tmp_path, "fake:tokens=100000,ctx=200000,slots=4") as app:
+        run(work(app), LIMIT_S)
+
+
 # --- coming back ---
 
 
