@@ -2,6 +2,8 @@
 BIN := .venv/bin
 T ?= tests
 ARGS ?=
+# test processes: the tests mostly wait, for processes, sockets and time limits
+JOBS ?= 3
 export PYTHON
 
 .DEFAULT_GOAL := help
@@ -39,7 +41,7 @@ ifeq ($(T),tests)
 test: check
 endif
 test: setup-dev
-	QT_QPA_PLATFORM=offscreen $(BIN)/python -m pytest -q $(T)
+	QT_QPA_PLATFORM=offscreen $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(T)
 
 soak: setup-dev
 	QT_QPA_PLATFORM=offscreen TOKENGLASS_SOAK=1 $(BIN)/python -m pytest -q -o timeout=3600 -o faulthandler_timeout=3500 $(T)
