@@ -23,6 +23,8 @@ Ways = dict[Stack, int]
 MAX_STACKS: Final = 256
 MAX_WAYS: Final = 5_000
 """Within one token: when llama.cpp tries a token on the stacks, it follows each way on its own."""
+MAX_SEEN: Final = 50_000
+"""Looked at for one character; more would be followed until memory is full."""
 _TOKEN: Final = 12
 """Characters of a long token."""
 _STEPS: Final = 400
@@ -32,7 +34,7 @@ _WORK: Final = 30_000
 
 
 class TooManyStacksError(Exception):
-    """More than `MAX_STACKS` or `MAX_WAYS` after so many characters."""
+    """More than `MAX_STACKS`, `MAX_WAYS` or `MAX_SEEN` after so many characters."""
 
     def __init__(self, n_characters: int) -> None:
         super().__init__(n_characters)
@@ -40,13 +42,15 @@ class TooManyStacksError(Exception):
 
 
 class Matcher:
-    """Follows a text character by character."""
+    """Follows a text character by character. Raises TooManyStacksError for more than `MAX_SEEN` at one."""
 
     def __init__(self, rules: Rules) -> None:
         self._elements = rules.elements
         self._alternatives = rules.alternatives
         self.work = 0
         """Stacks looked at so far."""
+        self.n_characters = 0
+        """Of those that are followed now; for the error only."""
         self.start = self._ready([(start,) for start in rules.alternatives[rules.root]])
 
     def matches(self, text: str) -> bool:
@@ -81,6 +85,8 @@ class Matcher:
             if stack in seen:
                 continue
             seen.add(stack)
+            if len(seen) > MAX_SEEN:
+                raise TooManyStacksError(self.n_characters)
             element = elements[stack[-1]] if stack else ()
             if not isinstance(element, int):
                 ready.append(stack)
@@ -109,6 +115,7 @@ def stress(rules: Rules) -> None:
     for round_, measure in enumerate(measures, 1):
         ways: Ways = {}
         for n_characters in range(_STEPS):
+            matcher.n_characters = n_characters
             if n_characters % _TOKEN == 0:  # a new token begins
                 ways = dict.fromkeys(ways or matcher.start, 1)
             if len(ways) > MAX_STACKS or sum(ways.values()) > MAX_WAYS:
