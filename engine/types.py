@@ -10,6 +10,7 @@ import re
 from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 FinishReason = Literal["stop", "length", "context_full", "tool_calls", "cancelled", "error"]
@@ -39,7 +40,7 @@ _PLAIN_NUMBER = re.compile("0|[1-9][0-9]{0,9}")
 def _token_id(key: object) -> object:
     """JSON has its keys as texts; only a plain number is an id."""
     if isinstance(key, str) and not _PLAIN_NUMBER.fullmatch(key):
-        raise ValueError("a token id")
+        raise PydanticCustomError("int_parsing", "not a whole number")
     return int(key) if isinstance(key, str) else key
 
 

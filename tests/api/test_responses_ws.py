@@ -745,8 +745,9 @@ def test_quitting_says_going_away(tmp_path: Path) -> None:
                 one = await stack.enter_async_context(bare(core))
                 await one.create()
                 await one.until("response.in_progress")
+            assert (await one.end())["response"]["status"] == "failed"
             with pytest.raises(websockets.ConnectionClosed):
-                await one.end()
+                await one.recv()
             assert one.connection.close_code == 1001
 
     run(test())
