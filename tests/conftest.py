@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,10 @@ from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 os.environ.setdefault("QT_API", "pyside6")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # started in the background by a shell; what tests start would inherit it, and never hear a Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SOAK = bool(os.environ.get("TOKENGLASS_SOAK"))
 
