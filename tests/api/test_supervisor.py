@@ -174,7 +174,7 @@ def test_a_switch_waits_for_nobody_but_asks_first(tmp_path: Path) -> None:
     async def test() -> None:
         async with app(tmp_path, SLOW) as core, client(core) as wire:
             generation = await wire.generate()
-            await wire.event("generation.delta")
+            await wire.until(lambda frame: frame["type"] == "generation.delta" and frame["text"] != "")
             with pytest.raises(CommandError, match="busy"):
                 await wire.command("models.load", model="fake:tokens=2")
             await wire.command("models.load", model="fake:tokens=2", force=True)
