@@ -133,7 +133,7 @@ def test_a_wrong_start_is_one_line(tmp_path: Path, arguments: tuple[str, ...], c
 
 
 def test_none_survives_many_calls_of_qt() -> None:
-    """PySide6 6.12 takes a reference too few for None; without our guard Python 3.11 dies of this loop."""
+    """PySide6 6.12.0 takes a reference too few for None, and Python 3.11 dies of this loop."""
     code = (
         "import desktop; from PySide6.QtCore import QObject; o = QObject()\n"
         "for _ in range(300_000): o.setObjectName('x')\n"
