@@ -20,7 +20,10 @@ from engine.events import LogLine
 TOKEN = "test-token-0123456789"
 HI = [{"role": "user", "content": "hi"}]
 SLOW = "fake:tokens=400,delay_ms=5"
-LIMIT_S = 60.0
+ENDLESS = "fake:tokens=100000,delay_ms=5,ctx=200000"
+"""Answers until it is cancelled: no machine is so slow that the answer has ended before."""
+LIMIT_S = 240.0
+WAIT_S = 60.0
 
 Frame = dict[str, Any]
 
@@ -32,12 +35,9 @@ def run(work: Coroutine[Any, Any, None], limit_s: float = LIMIT_S) -> None:
         async with asyncio.timeout(limit_s):
             await work
         left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for _ in range(100):
-            left = [task for task in left if not task.done()]
-            if not left:
-                break
-            await asyncio.sleep(0.01)
-        assert not left, left
+        if left:
+            _, still = await asyncio.wait(left, timeout=WAIT_S)
+            assert not still, still
 
     asyncio.run(limited())
 
@@ -165,7 +165,7 @@ async def client(core: Core, query: str = "", token: str = TOKEN, **options: Any
         await wire.close()
 
 
-async def eventually(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
+async def eventually(condition: Callable[[], bool], limit_s: float = WAIT_S) -> None:
     """Wait until the condition holds."""
     async with asyncio.timeout(limit_s):
         while not condition():  # noqa: ASYNC110 - any condition, not only ours

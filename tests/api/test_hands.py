@@ -14,16 +14,34 @@ from api.core import Core
 from engine.commands import Control
 from engine.events import GenerationDelta, GenerationFinished
 from engine.replies import ControlDone
-from tests.api.harness import TOKEN, CommandError, Frame, Wire, app, client, eventually, run
-
-SLOW = "fake:tokens=100000,delay_ms=5,ctx=200000"
-PLAIN = "fake:tokens=60,delay_ms=3"
+from tests.api.harness import ENDLESS, TOKEN, CommandError, Frame, Wire, app, client, eventually, run
 
 
 async def answering(wire: Wire, n_tokens: int = 3, **arguments: Any) -> str:
     generation_id = await wire.generate(**arguments)
     await eventually(lambda: len(wire.indices(generation_id)) >= n_tokens)
     return generation_id
+
+
+async def held(wire: Wire, n_tokens: int, n_slots: int, **arguments: Any) -> str:
+    """Start a generation that is paused after so many tokens, on an `ENDLESS` model with so many slots.
+
+    It is paused before it begins, while others have all slots: so it can't run ahead of a slow machine.
+    """
+    others = [await wire.generate() for _ in range(n_slots)]
+    generation_id = await wire.generate(**arguments)
+    await wire.command("pause", generation_id=generation_id)
+    for other in others:
+        await ended(wire, other)
+    await wire.command("step", generation_id=generation_id, tokens=n_tokens)
+    await wire.event("generation.paused", generation_id=generation_id, at_token=n_tokens)
+    return generation_id
+
+
+async def ended(wire: Wire, generation_id: str) -> Frame:
+    """Cancel a generation and wait for its end."""
+    await wire.command("cancel", generation_id=generation_id)
+    return await wire.finished(generation_id)
 
 
 def hand(generation_id: str, wire: Wire) -> Any:
@@ -52,8 +70,8 @@ def shown(core: Core, generation_id: str) -> Frame:
 
 def test_pause_step_resume(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, SLOW) as core, client(core) as wire:
-            generation = await answering(wire, max_tokens=40)
+        async with app(tmp_path, ENDLESS) as core, client(core) as wire:
+            generation = await answering(wire)
             do = hand(generation, wire)
             at = (await do("pause"))["at_token"]
             paused = await wire.event("generation.paused", generation_id=generation)
@@ -70,9 +88,10 @@ def test_pause_step_resume(tmp_path: Path) -> None:
             assert (await wire.event("generation.resumed"))["at_token"] == at + 3
             with pytest.raises(CommandError, match="bad_state"):
                 await do("step")
-            finished = await wire.finished(generation)
-            assert finished["finish_reason"] == "length"
-            assert wire.indices(generation) == list(range(40))
+            await eventually(lambda: len(wire.indices(generation)) > at + 10)
+            finished = await ended(wire, generation)
+            assert finished["finish_reason"] == "cancelled"
+            assert wire.indices(generation) == list(range(finished["usage"]["completion_tokens"]))
             assert names(wire, generation) == [
                 "queued", "started", "paused", "paused", "resumed", "finished"
             ]  # fmt: skip
@@ -82,7 +101,7 @@ def test_pause_step_resume(tmp_path: Path) -> None:
 
 def test_update(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, SLOW) as core, client(core) as wire:
+        async with app(tmp_path, ENDLESS) as core, client(core) as wire:
             generation = await answering(wire, sampling={"temperature": 0.5, "seed": 7})
             do = hand(generation, wire)
             result = await do("update", sampling={"temperature": 0.0, "top_k": 3})
@@ -100,11 +119,10 @@ def test_update(tmp_path: Path) -> None:
 
 def test_rewind_replaces_what_was_given(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, PLAIN) as core, client(core) as wire:
-            generation = await answering(wire, 6, max_tokens=30)
+        async with app(tmp_path, ENDLESS, parallel=1) as core, client(core) as wire:
+            at = 6
+            generation = await held(wire, at, 1, max_tokens=30)
             do = hand(generation, wire)
-            await do("pause")
-            at = (await wire.event("generation.paused"))["at_token"]
             whole = wire.text(generation)
             result = await do("rewind", tokens=4)
             assert result == {"at_token": at - 4, "removed": 4}
@@ -131,11 +149,12 @@ def test_rewind_replaces_what_was_given(tmp_path: Path) -> None:
 
 def test_inject(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, PLAIN) as core, client(core) as wire:
+        async with app(tmp_path, ENDLESS) as core, client(core) as wire:
             generation = await answering(wire)
             do = hand(generation, wire)
             at = (await do("inject", text=" river glass"))["at_token"]
-            finished = await wire.finished(generation)
+            await eventually(lambda: len(wire.indices(generation)) > at + 10)
+            finished = await ended(wire, generation)
             assert " river glass" in finished["text"] == wire.text(generation)
             tokens = [t for f in wire.events("generation.delta", generation) for t in f["tokens"]]
             assert [token["index"] for token in tokens if token.get("injected")] == [at - 2, at - 1]
@@ -146,11 +165,16 @@ def test_inject(tmp_path: Path) -> None:
 
 def test_fork_makes_a_generation_of_ones_own(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, SLOW) as core, client(core) as wire, client(core, "?name=me") as other:
-            source = await answering(wire, 8, max_tokens=60)
+        async with (
+            app(tmp_path, ENDLESS, parallel=2) as core,
+            client(core) as wire,
+            client(core, "?name=me") as other,
+        ):
+            source = await held(wire, 8, 2, max_tokens=60)
             result = await other.command("fork", generation_id=source, at_token=5, token_id=300)
             branch = result["generation_id"]
             assert result == {"generation_id": branch, "at_token": 5}
+            await wire.command("resume", generation_id=source)
             finished = await other.finished(branch)  # without any subscription: it is the caller's own
             names = [frame["type"] for frame in other.events()]
             assert names[:3] == ["generation.queued", "generation.forked", "generation.started"]
@@ -165,7 +189,7 @@ def test_fork_makes_a_generation_of_ones_own(tmp_path: Path) -> None:
             assert finished["usage"]["completion_tokens"] == 60
             reply = next(i for i, f in enumerate(other.frames) if f["type"] == "reply")
             assert reply < other.frames.index(queued)
-            whole = await wire.finished(source)  # the source has gone on
+            whole = await wire.finished(source)  # it goes on, too
             assert wire.indices(source) == list(range(60))
             assert whole["text"].startswith(forked["text"])
 
@@ -183,7 +207,7 @@ def test_fork_makes_a_generation_of_ones_own(tmp_path: Path) -> None:
 )
 def test_a_fork_that_cannot_be(tmp_path: Path, arguments: Frame, code: str, path: str) -> None:
     async def test() -> None:
-        async with app(tmp_path, SLOW) as core, client(core) as wire:
+        async with app(tmp_path, ENDLESS) as core, client(core) as wire:
             created = (await wire.command("conversations.create"))["conversation"]
             asked = await wire.command("generate", conversation_id=created["id"], content="hi")
             source = asked["generation_id"]
@@ -202,7 +226,7 @@ def test_a_fork_that_cannot_be(tmp_path: Path, arguments: Frame, code: str, path
 
 def test_a_fork_that_ends_with_its_connection(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, SLOW) as core, client(core) as wire:
+        async with app(tmp_path, ENDLESS) as core, client(core) as wire:
             source = await answering(wire)
             async with client(core) as other:
                 forked = await other.command("fork", generation_id=source, at_token=1, on_disconnect="cancel")
@@ -216,10 +240,10 @@ def test_a_fork_that_ends_with_its_connection(tmp_path: Path) -> None:
 
 def test_a_fork_of_a_conversations_answer_is_another_variant(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, SLOW) as core, client(core) as wire:
+        async with app(tmp_path, ENDLESS) as core, client(core) as wire:
             await wire.command("subscribe")
             created = (await wire.command("conversations.create"))["conversation"]
-            asked = await wire.command("generate", conversation_id=created["id"], content="hi", max_tokens=60)
+            asked = await wire.command("generate", conversation_id=created["id"], content="hi")
             source = asked["generation_id"]
             await eventually(lambda: len(wire.indices(source)) > 9)
             told = await wire.command("fork", generation_id=source, at_token=9)
@@ -232,9 +256,9 @@ def test_a_fork_of_a_conversations_answer_is_another_variant(tmp_path: Path) -> 
             assert (await wire.event("generation.queued", generation_id=branch))["message_id"] == told[
                 "message_id"
             ]
-            ends = [await wire.finished(key) for key in (source, branch)]
+            ends = [await ended(wire, key) for key in (source, branch)]
             for key, end in zip((asked["message_id"], told["message_id"]), ends, strict=True):
-                await eventually(lambda: len(stored(wire, "complete")) >= 2)
+                await eventually(lambda: len(stored(wire, "cancelled")) >= 2)
                 assert (await core.history.message(key))["content"] == end["text"]
             kept = await wire.command("conversations.get", conversation_id=created["id"])
             assert kept["messages"][-1]["variants"] == [asked["message_id"], told["message_id"]]
@@ -245,7 +269,7 @@ def test_a_fork_of_a_conversations_answer_is_another_variant(tmp_path: Path) -> 
 
 def test_what_is_stored_follows_a_rewind(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, SLOW) as core, client(core) as wire:
+        async with app(tmp_path, ENDLESS) as core, client(core) as wire:
             created = (await wire.command("conversations.create"))["conversation"]
             asked = await wire.command("generate", conversation_id=created["id"], content="hi")
             do = hand(asked["generation_id"], wire)
@@ -290,7 +314,7 @@ def test_what_is_not_there_or_is_over(tmp_path: Path, command: str, arguments: F
 
 def test_hands_on_one_that_waits_for_the_model(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, "fake:load_ms=1500,tokens=30") as core, client(core) as wire:
+        async with app(tmp_path, "fake:load_ms=5000,tokens=30") as core, client(core) as wire:
             generation = await wire.generate(sampling={"temperature": 0.4})
             do = hand(generation, wire)
             assert core.state.model is None
@@ -315,7 +339,7 @@ def test_hands_on_one_that_waits_for_the_model(tmp_path: Path) -> None:
 
 def test_cancel_of_one_that_is_paused_or_waits_paused(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, SLOW, parallel=1) as core, client(core) as wire:
+        async with app(tmp_path, ENDLESS, parallel=1) as core, client(core) as wire:
             first = await answering(wire)
             second = await wire.generate()
             for key in (first, second):
@@ -330,7 +354,7 @@ def test_cancel_of_one_that_is_paused_or_waits_paused(tmp_path: Path) -> None:
 
 def test_commands_sent_in_a_row_are_done_in_that_order(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, SLOW) as core, client(core) as wire:
+        async with app(tmp_path, ENDLESS) as core, client(core) as wire:
             key = {"generation_id": await answering(wire, 8)}
             sent = [
                 await wire.send("pause", **key),
@@ -348,7 +372,7 @@ def test_commands_sent_in_a_row_are_done_in_that_order(tmp_path: Path) -> None:
 
 def test_a_cancel_overtakes_what_was_asked_before(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, SLOW) as core, client(core) as wire:
+        async with app(tmp_path, ENDLESS) as core, client(core) as wire:
             for _ in range(10):
                 key = {"generation_id": await answering(wire)}
                 sent = [await wire.send("inject", text=" river", **key) for _ in range(6)]
@@ -399,10 +423,13 @@ def test_late_words_of_one_that_was_ended_here_are_not_heard(
     async def test() -> None:
         async with app(tmp_path, "fake:delay_ms=800,tokens=9") as core, client(core) as wire:
             generation = await answering(wire, 1)
+            assert core.supervisor.worker_pid is not None
+            os.kill(core.supervisor.worker_pid, signal.SIGSTOP)  # in the middle of a step
             await wire.command("cancel", generation_id=generation)
             finished = await wire.finished(generation)
             assert finished["usage"]["completion_tokens"] == len(wire.indices(generation))
             assert core.supervisor._generations._left == {generation}
+            os.kill(core.supervisor.worker_pid, signal.SIGCONT)
             await eventually(lambda: not core.supervisor._generations._left)
             assert wire.events(generation_id=generation)[-1] == finished
             assert not core.supervisor._generations.has_work
@@ -414,7 +441,7 @@ def test_a_branch_whose_source_was_ended_here_is_ended_too(tmp_path: Path) -> No
     """The worker has made it, and nobody could go on with it after the worker's death."""
 
     async def test() -> None:
-        async with app(tmp_path, SLOW) as core, client(core) as wire:
+        async with app(tmp_path, ENDLESS) as core, client(core) as wire:
             source = await answering(wire)
             generations = core.supervisor._generations
             asked: list[Control] = []
@@ -438,8 +465,8 @@ def test_a_branch_whose_source_was_ended_here_is_ended_too(tmp_path: Path) -> No
 
 def test_the_client_has_hands_too(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, SLOW) as core, LiveClient.connect(core.url, TOKEN) as live:
-            generation = live.generate(messages=[{"role": "user", "content": "hi"}], max_tokens=40)
+        async with app(tmp_path, ENDLESS) as core, LiveClient.connect(core.url, TOKEN) as live:
+            generation = live.generate(messages=[{"role": "user", "content": "hi"}])
             await generation.start()
             at = (await generation.pause())["at_token"]
             await generation.step(12)
@@ -451,7 +478,11 @@ def test_the_client_has_hands_too(tmp_path: Path) -> None:
             assert (await generation.update(top_k=1))["sampling"]["top_k"] == 1
             branch = await generation.fork(3)
             await generation.resume()
-            seen = [frame async for frame in branch]
+            seen = []
+            async for frame in branch:
+                seen.append(frame)
+                if frame["type"] == "generation.delta":
+                    await branch.cancel()
             names = [frame["type"] for frame in seen]
             assert names[:3] == ["generation.queued", "generation.forked", "generation.started"]
             assert (
@@ -459,16 +490,18 @@ def test_the_client_has_hands_too(tmp_path: Path) -> None:
                 + "".join(frame["text"] for frame in seen if frame["type"] == "generation.delta")
                 == (seen[-1]["text"])
             )
-            assert [frame async for frame in generation][-1]["finish_reason"] == "length"
+            await generation.cancel()
+            assert [frame async for frame in generation][-1]["finish_reason"] == "cancelled"
 
     run(test())
 
 
-def test_state_at_the_end_is_what_the_worker_says(tmp_path: Path) -> None:
+def test_state_at_the_end_is_what_the_worker_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the app would tell of a generation is what its worker tells, after any hands."""
+    monkeypatch.setattr(module, "CANCEL_S", 600.0)  # however late it does
 
     async def test() -> None:
-        async with app(tmp_path, SLOW) as core, client(core) as wire:
+        async with app(tmp_path, ENDLESS) as core, client(core) as wire:
             ends: list[tuple[Frame, GenerationFinished]] = []
 
             def compare(envelope: Any) -> None:
@@ -480,15 +513,17 @@ def test_state_at_the_end_is_what_the_worker_says(tmp_path: Path) -> None:
 
             before: dict[str, Frame] = {}
             core.bus.add_fold(compare)
-            source = await answering(wire, 10, max_tokens=50)
+            source = await answering(wire, 10)
             await wire.command("rewind", generation_id=source, tokens=3)
             branch = (await wire.command("fork", generation_id=source, at_token=4))["generation_id"]
             await wire.command("inject", generation_id=branch, text=" glass")
+            await eventually(lambda: all(wire.indices(key)[-1:] > [20] for key in (source, branch)))
             for key in (source, branch):
-                await wire.finished(key)
+                await ended(wire, key)
+            assert len(ends) == 2
             for state, finished in ends:
                 assert state["text"] == finished.text
-                assert state["completion_tokens"] == finished.usage.completion_tokens == 50
+                assert state["completion_tokens"] == finished.usage.completion_tokens > 20
 
     run(test())
 
@@ -524,7 +559,7 @@ def test_embeddings(tmp_path: Path) -> None:
 
 def test_embeddings_without_a_model(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, PLAIN) as core, client(core) as wire:
+        async with app(tmp_path) as core, client(core) as wire:
             await wire.command("models.unload")
             with pytest.raises(CommandError, match="no_model"):
                 await wire.command("embed", input="river")
