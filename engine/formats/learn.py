@@ -326,8 +326,8 @@ def _in_own_syntax(text: str, name: str, start: int) -> _Found | None:
         if kind == "python":
             syntax = replace(syntax, string_open="")
         return _Found(place, at + 1, syntax)
-    if _FIRST_KEY in gaps[1]:
-        mark = gaps[1][: gaps[1].index("/" + _FIRST_KEY)]
+    if (closes := gaps[1].find("/" + _FIRST_KEY)) >= 0:
+        mark = gaps[1][:closes]
         if not to_key.endswith(mark):
             return None
         closing = f"{mark}/{_THIRD_KEY}>"
