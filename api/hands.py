@@ -20,7 +20,7 @@ from api.history import History
 from api.state import State
 from api.supervisor import Supervisor
 from engine import commands
-from engine.errors import ErrorInfo, TokenglassError
+from engine.errors import TokenglassError
 from engine.events import ConversationChanged, ConversationMessage, Event, GenerationQueued
 from engine.replies import ControlDone, EmbedDone
 
@@ -115,7 +115,7 @@ class Hands:
         def done(message: ControlDone) -> None:
             try:
                 if message.error is not None:
-                    raise _raised(message.error)
+                    raise TokenglassError.of(message.error)
                 answered(message)
             except Exception as error:  # noqa: BLE001 it belongs to the command, not to the worker's messages
                 if not future.done():
@@ -140,15 +140,11 @@ class Hands:
         self.supervisor.embed(commands.Embed(request_id=self._request_id(), inputs=list(texts)), done)
         made = await future
         if made.error is not None:
-            raise _raised(made.error)
+            raise TokenglassError.of(made.error)
         answer({"model": model, "embeddings": made.embeddings, "prompt_tokens": made.prompt_tokens})
 
     def _request_id(self) -> str:
         return f"hand-{next(self._numbers)}"
-
-
-def _raised(error: ErrorInfo) -> TokenglassError:
-    return TokenglassError(error.code, error.message, path=error.path, hint=error.hint)
 
 
 def _control(command: Hand, request_id: str) -> commands.Control:

@@ -199,8 +199,7 @@ class Library:
                 self._headers.clear()
             self._headers[key] = known
         if isinstance(known, TokenglassError):
-            info = known.info
-            raise TokenglassError(info.code, info.message, path=info.path, hint=info.hint)
+            raise TokenglassError.of(known.info)
         return known
 
     def _sound(self, place: _Place) -> Entry:

@@ -273,7 +273,7 @@ class Service:
         if not command.force:
             self.supervisor.check_idle()
             if config != self.supervisor.config and (refusal := await self.fit.refusal(config)) is not None:
-                raise TokenglassError(refusal.code, refusal.message, hint=refusal.hint)
+                raise TokenglassError.of(refusal)
         self.supervisor.load(config, force=command.force)
         return Outcome({"model": entry["id"], "state": self.supervisor.phase})
 

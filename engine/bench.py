@@ -66,7 +66,7 @@ class EngineLoop:
                 elif isinstance(event, GenerationFinished):
                     running -= 1
                     if event.error is not None:
-                        raise TokenglassError(event.error.code, event.error.message)
+                        raise TokenglassError.of(event.error)
         return list(times.values())
 
 

@@ -57,6 +57,11 @@ class TokenglassError(Exception):
         super().__init__(message)
         self.info = ErrorInfo(code=code, message=message, path=path, hint=hint)
 
+    @staticmethod
+    def of(info: ErrorInfo) -> TokenglassError:
+        """What was told over the wire, or by an event, to be raised here."""
+        return TokenglassError(info.code, info.message, path=info.path, hint=info.hint)
+
     @property
     def code(self) -> ErrorCode:
         return self.info.code

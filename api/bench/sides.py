@@ -60,7 +60,7 @@ class Child:
         except (EOFError, OSError):
             raise TokenglassError("engine_lost", "a process of the bench ended") from None
         if isinstance(answer, ErrorInfo):
-            raise TokenglassError(answer.code, answer.message, hint=answer.hint)
+            raise TokenglassError.of(answer)
         return answer
 
     def close(self) -> None:

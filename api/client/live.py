@@ -453,5 +453,4 @@ class LiveClient:
 
 def _raised(frame: Frame) -> TokenglassError:
     """The error of a reply."""
-    info = ErrorInfo.model_validate(frame["error"])
-    return TokenglassError(info.code, info.message, path=info.path, hint=info.hint)
+    return TokenglassError.of(ErrorInfo.model_validate(frame["error"]))

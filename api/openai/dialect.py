@@ -217,7 +217,7 @@ async def _stream(
             transcripts[choice].take(event, keep_tokens=False)
             if (error := chunks.failure(choice, event)) is not None:
                 if not exchange.started and not frames:
-                    raise TokenglassError(error.code, error.message, path=error.path, hint=error.hint)
+                    raise TokenglassError.of(error)
                 frames.append(answers.sse(body_of(error)))
                 failed = True
                 break

@@ -51,6 +51,5 @@ async def whole(feed: Feed, keep_tokens: bool) -> list[Transcript]:
         for choice, event in batch:
             transcripts[choice].take(event, keep_tokens)
             if isinstance(event, GenerationFinished) and event.error is not None:
-                error = event.error
-                raise TokenglassError(error.code, error.message, path=error.path, hint=error.hint)
+                raise TokenglassError.of(event.error)
     return transcripts

@@ -39,7 +39,7 @@ def flat(error: Exception, sequence_number: int) -> dict[str, Any]:
 
 def in_response(error: ErrorInfo) -> dict[str, Any]:
     """The `error` of a response that failed; its codes are few."""
-    _, told = of(TokenglassError(error.code, error.message, path=error.path, hint=error.hint))
+    _, told = of(TokenglassError.of(error))
     known = ("context_length_exceeded", "invalid_prompt", "rate_limit_exceeded")
     return {"code": told["code"] if told["code"] in known else "server_error", "message": told["message"]}
 

@@ -59,8 +59,8 @@ class ResponsesHttp:
             async for batch in feed.batches():
                 for _, event in batch:
                     turn.story.take(event)
-            if (error := turn.story.error) is not None:
-                raise TokenglassError(error.code, error.message, path=error.path, hint=error.hint)
+            if turn.story.error is not None:
+                raise TokenglassError.of(turn.story.error)
             await self._hub.end(turn)
             await exchange.send(json_answer(200, turn.story.close()))
 
@@ -123,8 +123,7 @@ class ResponsesHttp:
             for _, event in batch:
                 waiting += story.take(event)
             if story.error is not None and not exchange.started and len(waiting) == 1:
-                error = story.error
-                raise TokenglassError(error.code, error.message, path=error.path, hint=error.hint)
+                raise TokenglassError.of(story.error)
             if len(waiting) > 1 or exchange.started:
                 await _write(exchange, waiting)
                 waiting.clear()
