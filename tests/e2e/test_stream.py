@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.api.harness import Frame, Wire, run
-from tests.e2e.harness import Serve, command, eventually, serve, start
+from tests.e2e.harness import Serve, command, eventually, held, serve, start
 
 GREEDY = {"temperature": 0}
 QUESTIONS = ("What is a token?", "Tell me a story.", "What is 2 + 2?", "What does temperature mean?")
@@ -40,11 +41,23 @@ def check_timings(finished: Frame) -> None:
     timings = finished["timings"]
     assert all(timings[name] >= 0 for name in TIMES)
     parts = timings["queue_ms"] + timings["prefill_ms"]
-    assert timings["ttft_ms"] >= parts - 0.001  # what is left is the sampling of the first token
-    assert timings["ttft_ms"] - parts < 500
+    assert timings["ttft_ms"] >= parts - 0.001  # tests/engine/test_core.py: the rest is the first sampling
     assert timings["itl_p50_ms"] <= timings["itl_p99_ms"]
     gaps = finished["usage"]["completion_tokens"] - 1
     assert timings["tokens_per_second"] == pytest.approx(gaps / timings["decode_ms"] * 1e3, rel=0.01)
+
+
+def in_one_step(frames: list[Frame], n: int) -> bool:
+    """Whether so many generations got a token in the same step.
+
+    A step's tokens have numbers in a row, and its `metrics.step` has the next, though a later one replace it.
+    """
+    deltas = [frame for frame in frames if frame["type"] == "generation.delta"]
+    rows = (deltas[i : i + n] for i in range(len(deltas)))
+    return any(
+        len({delta["generation_id"] for delta in row}) == n and row[-1]["seq"] - row[0]["seq"] == n - 1
+        for row in rows
+    )
 
 
 def check_step(step: Frame) -> None:
@@ -52,6 +65,12 @@ def check_step(step: Frame) -> None:
     assert step["batch_size"] >= 1
     assert 0 < step["kv_used"] <= step["kv_total"]
     assert step["prefill_tokens"] + step["decode_tokens"] >= 1
+
+
+def read(script: subprocess.Popen[bytes], lines: list[str]) -> None:
+    """What a script prints, until its end."""
+    assert script.stdout is not None
+    lines.extend(line.decode() for line in script.stdout)
 
 
 @pytest.mark.real
@@ -62,17 +81,21 @@ def test_script_follows_chat(tmp_path: Path) -> None:
             await loaded(wire)
             # the script of the README, on the same stream
             script = start("-u", "assets/examples/follow.py", str(app.server_file))
+            lines: list[str] = []
+            reading = asyncio.create_task(asyncio.to_thread(read, script, lines))
             try:
-                await eventually(lambda: len(wire.events("client.connected")) == 1)
-                await asyncio.sleep(1.0)  # nothing tells when its subscription stands
+                # nothing tells when its subscription stands, but that it follows
+                while not lines:
+                    await wire.finished(await wire.generate(max_tokens=1))
+                place = len(wire.frames)
                 chat = command(tmp_path, "chat", "--seed", "7", "--max-tokens", "40", QUESTIONS[0])
                 answer, problems = await asyncio.to_thread(chat.communicate)
                 assert (chat.returncode, problems) == (0, b"")
-                finished = await wire.event("generation.finished")
+                finished = await wire.until(lambda frame: frame["type"] == "generation.finished", place)
                 check_whole(wire, finished)
                 check_timings(finished)
                 assert answer.decode().strip() == finished["text"].strip()
-                queued = await wire.event("generation.queued")
+                queued = await wire.until(lambda frame: frame["type"] == "generation.queued", place)
                 assert queued["client_id"] != wire.frames[0]["client_id"]
                 assert queued["input"] == QUESTIONS[0]
                 for step in wire.events("metrics.step"):
@@ -80,12 +103,11 @@ def test_script_follows_chat(tmp_path: Path) -> None:
                 system = await wire.event("metrics.system")
                 assert 0 < system["ram_used"] <= system["ram_total"]
                 assert 0 < system["app_rss"] < system["ram_total"]
-                await asyncio.sleep(0.5)
+                await eventually(lambda: "tokens_per_second" in "".join(lines).partition(finished["text"])[2])
             finally:
                 script.terminate()
-                told, _ = await asyncio.to_thread(script.communicate)
-            assert told.decode().startswith(finished["text"])
-            assert "tokens_per_second" in told.decode()
+                await reading
+                await asyncio.to_thread(script.communicate)
 
     with serve(tmp_path, None) as app:
         run(follow(app))
@@ -106,26 +128,20 @@ def test_four_at_once_share_a_batch(tmp_path: Path, model: str | None) -> None:
             ]
             assert {step["batch_size"] for step in wire.events("metrics.step")} == {1}
             start = len(wire.frames)
-            sent = [
-                await wire.send(
-                    "generate",
-                    messages=[{"role": "user", "content": question}],
-                    sampling=GREEDY,
-                    max_tokens=60,
-                )
-                for question in QUESTIONS
-            ]
+            async with held(wire):
+                sent = [
+                    await wire.generate(question, sampling=GREEDY, max_tokens=60) for question in QUESTIONS
+                ]
             together = []
-            for number in sent:
-                reply = await wire.reply(number)
-                finished = await wire.finished(reply["result"]["generation_id"])
+            for generation_id in sent:
+                finished = await wire.finished(generation_id)
                 check_whole(wire, finished)
                 check_timings(finished)
                 together.append(finished["text"])
-            steps = [frame for frame in wire.frames[start:] if frame["type"] == "metrics.step"]
-            for step in steps:
-                check_step(step)
-            assert max(step["batch_size"] for step in steps) == 4
+            for frame in wire.frames[start:]:
+                if frame["type"] == "metrics.step":
+                    check_step(frame)
+            assert in_one_step(wire.frames[start:], 4)
             equal = sum(a == b for a, b in zip(alone, together, strict=True))
             print(f"{equal} of {len(QUESTIONS)} texts of a batch of four equal those of single runs")
             if model is not None:  # of a real model tests/engine/test_equality.py shows where they part
@@ -152,22 +168,31 @@ async def two_turns(wire: Wire, topic: str) -> list[Frame]:
     return finished
 
 
+def computed(wire: Wire, finished: Frame) -> int:
+    """Prompt tokens of the steps that came while a generation ran."""
+    ids = [frame.get("generation_id") for frame in wire.frames]
+    place = ids.index(finished["generation_id"])
+    during = wire.frames[place : wire.frames.index(finished)]
+    return sum(frame["prefill_tokens"] for frame in during if frame["type"] == "metrics.step")
+
+
 @pytest.mark.real
 def test_second_turn_is_cached(tmp_path: Path) -> None:
     async def talk(app: Serve) -> None:
         async with app.client() as wire:
             await loaded(wire)
+            await wire.command("subscribe", events=["generation.*", "metrics.step"])
             talks = [await two_turns(wire, topic) for topic in ("apples", "the sea", "snow")]
+            assert talks[0][0]["usage"]["cached_tokens"] == 0
             for first, second in talks:
                 cached = second["usage"]["cached_tokens"]
                 assert cached >= first["usage"]["prompt_tokens"] > 200
                 assert second["usage"]["prompt_tokens"] > cached
-            assert talks[0][0]["usage"]["cached_tokens"] == 0
-            # the quickest of three, as other programs may hold one up
+                # what the steps say of it, as far as later ones haven't replaced them
+                assert computed(wire, second) <= second["usage"]["prompt_tokens"] - cached
             first_ms, second_ms = (
                 min(talk[turn]["timings"]["prefill_ms"] for talk in talks) for turn in (0, 1)
             )
-            assert second_ms < first_ms
             print(f"prefill of a first turn {first_ms:.1f} ms, of the second {second_ms:.1f} ms")
 
     with serve(tmp_path, None) as app:
