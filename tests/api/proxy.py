@@ -40,23 +40,26 @@ class Proxy:
             writer.transport.abort()
             return
         ends = {writer, app_writer}
-        here = writer.get_extra_info("sockname")
-        head = await reader.readuntil(b"\r\n\r\n")
-        app_writer.write(
-            head.replace(b"Host: %s:%d" % (here[0].encode(), here[1]), b"Host: " + parts.netloc.encode())
-        )
         self._open |= ends
-        limit = self._random.randint(self._least, self._most)
-        up = asyncio.create_task(self._pump(reader, app_writer, None))
-        down = asyncio.create_task(self._pump(app_reader, writer, limit))
+        pumps: list[asyncio.Task[None]] = []
         try:
-            await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
+            here = writer.get_extra_info("sockname")
+            head = await reader.readuntil(b"\r\n\r\n")
+            app_writer.write(
+                head.replace(b"Host: %s:%d" % (here[0].encode(), here[1]), b"Host: " + parts.netloc.encode())
+            )
+            limit = self._random.randint(self._least, self._most)
+            pumps.append(asyncio.create_task(self._pump(reader, app_writer, None)))
+            pumps.append(asyncio.create_task(self._pump(app_reader, writer, limit)))
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        except (OSError, asyncio.IncompleteReadError):
+            pass  # the client has left before it had asked anything
         finally:
-            for task in (up, down):
+            for task in pumps:
                 task.cancel()
             for end in ends:
                 end.transport.abort()
-            await asyncio.gather(up, down, return_exceptions=True)
+            await asyncio.gather(*pumps, return_exceptions=True)
             self._open -= ends
 
     async def _pump(

@@ -10,7 +10,6 @@ import os
 import random
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Condition, Thread
 from typing import Any, ClassVar
 
 import psutil
@@ -106,7 +105,6 @@ def check_transports(sides: dict[str, Any], round_trip_ms: float) -> None:
 
 
 @pytest.mark.real
-@pytest.mark.timeout(300)
 def test_the_starter_model_and_other_settings(
     tmp_path: Path, starter_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -151,24 +149,24 @@ def children_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 @pytest.mark.real
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_prints_what_there_is_and_leaves_nobody(tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "desktop", "bench", "--home", str(tmp_path), *SMALL]
     command += ["--pairs", "1000", "--what", "single", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        while "single: pair 3 of" not in process.stderr.readline():
-            pass
+        for line in process.stderr:
+            if "single: pair 3 of" in line:
+                break
         children = children_of(process)
         assert len(children) >= 4
         process.send_signal(number)
-        out, rest = process.communicate(timeout=120)
+        out, rest = process.communicate(timeout=200)
     assert process.returncode == 130
     assert "Traceback" not in rest
     result = json.loads(out)
     assert 2 <= len(result["parts"]["single"]["pairs"]) < 1000
-    gone, alive = psutil.wait_procs(children, timeout=20)
+    gone, alive = psutil.wait_procs(children, timeout=100)
     assert len(gone) == len(children)
     assert not alive
 
@@ -181,6 +179,7 @@ class FakeServer(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     asked: ClassVar[list[dict[str, Any]]] = []
+    before_token: ClassVar[Callable[[int], None]] = staticmethod(lambda _: None)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -202,8 +201,8 @@ class FakeServer(BaseHTTPRequestHandler):
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         for i in range(body["n_predict"]):
+            self.before_token(i)
             self._piece(f'data: {{"content":"w{i}","tokens":[{i}],"stop":false}}\n\n'.encode())
-            time.sleep(0.01)
         timings = {"cache_n": 3, "predicted_per_second": 99.0}
         last = {
             "content": "",
@@ -233,18 +232,45 @@ def fake_server() -> Iterator[int]:
         thread.join()
 
 
-def test_llama_server_is_read_as_it_streams(fake_server: int) -> None:
+class Looks:
+    """A client's clock: it looks at it once before a request, and once for each piece that it has read."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self._more = Condition()
+
+    def monotonic(self) -> float:
+        with self._more:
+            now = time.monotonic()
+            self.n += 1
+            self._more.notify_all()
+        return now
+
+    def until(self, n: int) -> None:
+        with self._more:
+            assert self._more.wait_for(lambda: self.n >= n, 100)
+
+
+def test_llama_server_is_read_as_it_streams(fake_server: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each next token is sent a while after the one before was read: so late come all their times."""
     side = llamaserver.LlamaServerSide(fake_server, SamplingParams(temperature=0))
+    looks = Looks()
 
-    async def ask() -> tuple[bool, Sample]:
-        return await side.healthy(), await side.run(["one", "two", "three"], 5)
+    def wait_for_the_others(i: int) -> None:
+        looks.until(3 * (1 + i))
+        time.sleep(0.01)
 
-    healthy, sample = asyncio.run(ask())
-    assert healthy
+    async def ask() -> Sample:
+        assert await side.healthy()
+        monkeypatch.setattr(FakeServer, "before_token", staticmethod(wait_for_the_others))
+        monkeypatch.setattr(llamaserver, "time", looks)
+        return await side.run(["one", "two", "three"], 5)
+
+    sample = asyncio.run(ask())
     assert [run.n_tokens for run in sample.runs] == [5, 5, 5]
     assert [run.text for run in sample.runs] == ["w0w1w2w3w4"] * 3
     assert all(run.cached_tokens == 3 and len(run.times) == 5 for run in sample.runs)
-    assert statistics.median(sample.gaps_s) > 0.004
+    assert min(sample.gaps_s) >= 0.01
     assert {body["prompt"] for body in FakeServer.asked} == {"one", "two", "three"}
     assert all(body["ignore_eos"] and body["stream"] and body["top_k"] == 1 for body in FakeServer.asked)
 
@@ -270,7 +296,6 @@ def test_llama_server_that_does_not_start_says_why(
 
 
 @pytest.mark.real
-@pytest.mark.timeout(300)
 def test_llama_server_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     program = os.environ.get("TOKENGLASS_LLAMA_SERVER")
     if not program:
@@ -323,7 +348,6 @@ async def echoing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
     writer.close()
 
 
-@pytest.mark.timeout(120)
 def test_a_line_delays_both_ways_and_the_handshake() -> None:
     round_trip = 0.1
 
@@ -344,9 +368,8 @@ def test_a_line_delays_both_ways_and_the_handshake() -> None:
     assert second >= round_trip
 
 
-@pytest.mark.timeout(120)
 def test_a_line_keeps_order_and_holds_nothing_up() -> None:
-    one_way, pieces = 0.5, [os.urandom(random.Random(i).randint(1, 20_000)) for i in range(100)]
+    one_way, pieces = 1.0, [os.urandom(random.Random(i).randint(1, 20_000)) for i in range(100)]
 
     async def ask() -> tuple[bytes, float]:
         async with serving(echoing) as port, delay.line(port, 2 * one_way) as begin:
@@ -360,10 +383,9 @@ def test_a_line_keeps_order_and_holds_nothing_up() -> None:
 
     data, took = asyncio.run(ask())
     assert data == b"".join(pieces)
-    assert took < len(pieces) * one_way / 2  # one after the other it would be 50 s
+    assert took < len(pieces) * one_way / 2  # one after the other it would be 100 s
 
 
-@pytest.mark.timeout(120)
 def test_a_line_passes_the_end_on() -> None:
     one_way = 0.1
 
@@ -385,7 +407,6 @@ def test_a_line_passes_the_end_on() -> None:
     assert asyncio.run(ask()) >= one_way
 
 
-@pytest.mark.timeout(120)
 def test_a_line_to_nobody_ends() -> None:
     async def ask() -> bytes:
         with socket.socket() as free:
@@ -400,7 +421,6 @@ def test_a_line_to_nobody_ends() -> None:
     assert asyncio.run(ask()) == b""
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("broken", [False, True])
 def test_every_byte_over_http_is_counted(broken: bool) -> None:
     answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n3\r\ntwo\r\n"
@@ -437,7 +457,6 @@ def test_every_byte_over_http_is_counted(broken: bool) -> None:
     assert b"Authorization: Bearer secret\r\n" in came
 
 
-@pytest.mark.timeout(120)
 def test_a_stream_that_is_refused_or_ends_is_told() -> None:
     refusal = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"
 
@@ -476,7 +495,6 @@ def test_too_few_messages_tell_no_rate_by_when_they_come() -> None:
 
 
 @pytest.mark.real
-@pytest.mark.timeout(300)
 def test_few_tokens_of_a_tiny_model_are_called_few(
     tmp_path: Path, starter_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -614,7 +632,6 @@ def test_followers_count_whole_frames_however_they_come(
     assert follower.pongs == [payload for opcode, payload in sent if opcode == 9]
 
 
-@pytest.mark.timeout(120)
 def test_a_process_of_the_bench_that_ends_is_told() -> None:
     async def ask() -> None:
         child = Child(followers.serve)

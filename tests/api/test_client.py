@@ -16,7 +16,7 @@ from api.client import LiveClient, live, opening, running_app
 from api.client.generation import Answer
 from api.paths import Paths
 from engine.errors import TokenglassError
-from tests.api.harness import HI, TOKEN, app, run
+from tests.api.harness import ENDLESS, HI, TOKEN, app, eventually, run
 
 Frame = dict[str, Any]
 
@@ -75,25 +75,40 @@ def test_many_at_once_each_get_their_own(tmp_path: Path) -> None:
 
 
 def test_the_text_alone(tmp_path: Path) -> None:
-    """A branch begins with what it has of its source."""
-
     async def body() -> None:
         script = "one two three four five six"
-        async with (
-            app(tmp_path, f"fake:delay_ms=20,script={script}"),
-            LiveClient.discover(tmp_path) as client,
-        ):
+        async with app(tmp_path, f"fake:script={script}"), LiveClient.discover(tmp_path) as client:
             pieces = [piece async for piece in client.generate(messages=HI).text()]
-            assert "".join(pieces) == "one two three four five six"
-            assert len(pieces) > 1
+            assert "".join(pieces) == script
+
+    run(body())
+
+
+def test_the_text_of_one_that_runs(tmp_path: Path) -> None:
+    """It comes in pieces; a branch begins with what it has of its source."""
+
+    async def body() -> None:
+        async with app(tmp_path, ENDLESS), LiveClient.discover(tmp_path) as client:
+            generation = client.generate(messages=HI)
+            pieces = []
+            async for piece in generation.text():
+                pieces.append(piece)
+                if len(pieces) == 3:
+                    await generation.cancel()
+            assert len(pieces) >= 3
+            assert "".join(pieces) == (await generation.finished())["text"]
             source = client.generate(prompt="hi")
             at = (await source.pause())["at_token"]
             await source.step(6)
             while (event := await anext(source))["type"] != "generation.paused" or event["at_token"] < at + 6:
                 pass
             branch = await source.fork(at + 5)
-            text = "".join([piece async for piece in branch.text()])
-            assert text == (await branch.finished())["text"]
+            pieces = []
+            async for piece in branch.text():
+                pieces.append(piece)
+                await branch.cancel()
+            text = (await branch.finished())["text"]
+            assert "".join(pieces) == text
             await source.cancel()
 
     run(body())
@@ -197,7 +212,7 @@ def test_errors_are_the_servers(tmp_path: Path) -> None:
 def test_cancel(tmp_path: Path) -> None:
     async def body() -> None:
         async with (
-            app(tmp_path, "fake:tokens=100000,delay_ms=2"),
+            app(tmp_path, ENDLESS),
             LiveClient.discover(tmp_path) as client,
         ):
             generation = client.generate(messages=HI)
@@ -214,7 +229,7 @@ def test_cancel(tmp_path: Path) -> None:
 
 def test_the_app_quits(tmp_path: Path) -> None:
     async def body() -> None:
-        opened = app(tmp_path, "fake:tokens=100000,delay_ms=2")
+        opened = app(tmp_path, ENDLESS)
         core = await opened.__aenter__()
         async with LiveClient.discover(tmp_path, reconnect=False) as client:
             await client.request("subscribe", events=["generation.started"])
@@ -387,7 +402,7 @@ def test_a_caller_that_never_reads_events_is_given_up(monkeypatch: pytest.Monkey
             port = server.sockets[0].getsockname()[1]
             async with LiveClient.connect(f"ws://127.0.0.1:{port}/", "t", reconnect=False) as client:
                 await client.request("subscribe")
-                await asyncio.sleep(0.3)
+                await eventually(lambda: client.lost is not None)
                 assert await code(client.request("ping")) == "busy"
                 assert len([event async for event in client.events()]) == 50
 

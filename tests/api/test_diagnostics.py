@@ -112,6 +112,6 @@ def test_imports_neither_qt_nor_llama(paths: Paths) -> None:
     )
     home = paths.config_dir.parent
     done = subprocess.run(
-        [sys.executable, "-c", program, str(home)], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", program, str(home)], capture_output=True, text=True, timeout=100, check=True
     )
     assert done.stdout.strip() == "[]"

@@ -1,5 +1,7 @@
+import asyncio
 import json
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -118,7 +120,7 @@ def test_the_first_one_is_named(files: tuple[Path, Path]) -> None:
 
 
 def test_raising_the_first_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(discovery, "RAISE_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(discovery, "RAISE_TIMEOUT_S", 100.0)
 
     async def test() -> None:
         async with app(tmp_path) as core:
@@ -134,3 +136,13 @@ def test_raising_the_first_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             assert await raise_first(server_file) is False
 
     run(test())
+
+
+def test_an_app_that_says_nothing_is_not_waited_for(
+    files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(discovery, "RAISE_TIMEOUT_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"ws://127.0.0.1:{silent.getsockname()[1]}/v1/live"
+        files[0].write_text(json.dumps({"url": url, "token": "x"}))
+        assert asyncio.run(raise_first(files[0])) is False

@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api import cli, fit
+from api import cli, devices, fit
 from api.core import Core
 from api.fit import MAX_RECORDS, Fit
 from engine.errors import TokenglassError
 from engine.events import GpuMetrics
 from engine.fit import Device, Use
 from engine.types import ModelInfo, WorkerConfig
-from tests.api.harness import CommandError, app, client, eventually, run
+from tests.api.harness import ENDLESS, CommandError, app, client, eventually, run
 from tests.engine import shapes
 
 GB = 1_000_000_000
@@ -69,6 +69,7 @@ def test_a_load_is_remembered_and_corrects_the_next_estimate(tmp_path: Path) -> 
     assert record is not None
     assert record.worker_rss >= record.worker_anonymous > 0
     again = Fit(file)  # from the file
+    assert again.correction(str(path)).compute == {"cpu": pytest.approx(2, rel=0.001)}
     same = again.estimate_now(config_for(path), CPU)
     assert same.measured
     assert same.compute == 2 * told.compute
@@ -91,6 +92,30 @@ def test_another_file_of_the_same_name_is_another_model(tmp_path: Path) -> None:
     assert not known.estimate_now(config_for(path), CPU).measured
 
 
+def test_what_a_load_took_is_compared_with_what_was_told_of_it(tmp_path: Path) -> None:
+    # logits are wanted of few tokens of a batch: with so many words, the same load with all would take more
+    path = shapes.llama(tmp_path / "m.gguf", n_vocab=32_000)
+    known = Fit(tmp_path / "fit.json")
+    for n_slots in (1, 4):
+        config = config_for(path, n_slots=n_slots)
+        told = Fit(tmp_path / "none.json").estimate_now(config, CPU)
+        info = loaded_info(told, CPU_KV=told.kv_cache, CPU_compute=told.compute)
+        record = known.learn_now(config, info, os.getpid())
+        assert record is not None
+        assert record.estimated[0].compute == told.compute
+    assert known.correction(str(path)).compute == {"cpu": 1.0}
+
+
+def test_records_of_another_version_are_left_out(tmp_path: Path) -> None:
+    path = shapes.llama(tmp_path / "m.gguf")
+    file = tmp_path / "fit.json"
+    told = Fit(file).estimate_now(config_for(path), CPU)
+    Fit(file).learn_now(config_for(path), loaded_info(told, CPU_KV=told.kv_cache), os.getpid())
+    assert Fit(file).estimate_now(config_for(path), CPU).measured
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"version": 1}))
+    assert not Fit(file).estimate_now(config_for(path), CPU).measured
+
+
 def test_the_file_stays_small(tmp_path: Path) -> None:
     path = shapes.llama(tmp_path / "m.gguf")
     file = tmp_path / "fit.json"
@@ -98,7 +123,7 @@ def test_the_file_stays_small(tmp_path: Path) -> None:
     Fit(file).learn_now(config_for(path), loaded_info(told, CPU_KV=told.kv_cache), os.getpid())
     (one,) = json.loads(file.read_bytes())["records"]
     full = [one | {"key": f"another {n}"} for n in range(MAX_RECORDS)]
-    file.write_text(json.dumps({"version": 1, "records": full}))
+    file.write_text(json.dumps({"version": 2, "records": full}))
     Fit(file).learn_now(config_for(path), loaded_info(told, CPU_KV=told.kv_cache), os.getpid())
     records = json.loads(file.read_bytes())["records"]
     assert [record["key"] for record in records] == [
@@ -148,16 +173,16 @@ def test_a_containers_memory_limit_holds(tmp_path: Path) -> None:
     (group / "memory.stat").write_text("anon 1000\ninactive_file 500\n")
     membership = tmp_path / "cgroup"
     membership.write_text("0::/app\n")
-    assert fit._memory_limit(tmp_path, membership) == (4000, 1500)
+    assert devices._memory_limit(tmp_path, membership) == (4000, 1500)
     (group / "memory.max").write_text("max\n")
-    assert fit._memory_limit(tmp_path, membership) is None
-    assert fit._memory_limit(tmp_path, tmp_path / "missing") is None
+    assert devices._memory_limit(tmp_path, membership) is None
+    assert devices._memory_limit(tmp_path, tmp_path / "missing") is None
 
 
 def test_a_gpus_memory_is_asked_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,0")
-    monkeypatch.setattr(fit, "gpu_memory_of", lambda _pid: {0: 10, 1: 20, 2: 30})
-    assert fit._on_gpus(1) == {"CUDA0": 30, "CUDA1": 10}
+    monkeypatch.setattr(devices, "gpu_memory_of", lambda _pid: {0: 10, 1: 20, 2: 30})
+    assert devices.on_gpus(1) == {"CUDA0": 30, "CUDA1": 10}
 
 
 def test_gpus_are_offered_with_what_the_replaced_worker_holds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,21 +197,21 @@ def test_gpus_are_offered_with_what_the_replaced_worker_holds(monkeypatch: pytes
         )
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(fit, "_has_plugin", lambda *_: True)
-    monkeypatch.setattr(fit, "read_gpus", lambda: [card(6 * GB), card(GB)])
-    monkeypatch.setattr(fit, "gpu_memory_of", lambda _pid: {0: 5 * GB})
-    _, first, second = fit.this_machine(os.getpid())
+    monkeypatch.setattr(devices, "has_plugin", lambda *_: True)
+    monkeypatch.setattr(devices, "read_gpus", lambda: [card(6 * GB), card(GB)])
+    monkeypatch.setattr(devices, "gpu_memory_of", lambda _pid: {0: 5 * GB})
+    _, first, second = devices.this_machine(os.getpid())
     assert (first.name, first.memory_free, second.memory_free) == ("CUDA0", 7 * GB, 7 * GB)
-    _, alone, _ = fit.this_machine()
+    _, alone, _ = devices.this_machine()
     assert alone.memory_free == 2 * GB
 
 
 def test_only_visible_gpus_count(monkeypatch: pytest.MonkeyPatch) -> None:
     for value, expected in (("1,0", [1, 0]), ("7", []), ("", []), ("GPU-1234", [0, 1])):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
-        assert fit._visible(2) == expected
+        assert devices._visible(2) == expected
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert fit._visible(2) == [0, 1]
+    assert devices._visible(2) == [0, 1]
 
 
 # ---- over the stream
@@ -197,7 +222,7 @@ def starter(home: Path, **options: Any) -> Any:
 
 
 async def ready(core: Core) -> None:
-    await eventually(lambda: core.supervisor.phase == "ready", 30)
+    await eventually(lambda: core.supervisor.phase == "ready")
 
 
 def test_a_real_load_agrees_with_its_estimate(tmp_path: Path) -> None:
@@ -256,7 +281,7 @@ def test_force_tries_it_nevertheless(tmp_path: Path, monkeypatch: pytest.MonkeyP
             assert "1 MB are free" in caught.value.error["message"]
             assert core.model_id == "fake"
             await wire.command("models.load", model="starter", force=True)
-            await eventually(lambda: core.state.model is not None and core.state.model.id == "starter", 30)
+            await eventually(lambda: core.state.model is not None and core.state.model.id == "starter")
 
     run(test())
 
@@ -301,7 +326,7 @@ def test_a_header_that_cant_be_judged_never_blocks(tmp_path: Path) -> None:
 
 def test_unloading(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, model="fake:tokens=400,delay_ms=5") as core, client(core) as wire:
+        async with app(tmp_path, model=ENDLESS) as core, client(core) as wire:
             await wire.command("subscribe", events=["*"])
             generation = await wire.generate()
             with pytest.raises(CommandError) as caught:
@@ -366,7 +391,7 @@ def test_options_and_settings_reach_the_worker(tmp_path: Path) -> None:
         async with starter(tmp_path) as core, client(core) as wire:
             await wire.command("settings.set", settings=settings)
             await wire.command("models.load", model="starter", force=True)
-            await eventually(lambda: core.supervisor.epoch == 2 and core.supervisor.phase == "ready", 30)
+            await eventually(lambda: core.supervisor.epoch == 2 and core.supervisor.phase == "ready")
             info = core.state.model
             assert info is not None
             assert (info.n_kv, info.n_batch, info.n_ubatch) == (1024, 256, 32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import functools
+import gc
 import json
 import logging
 import multiprocessing
@@ -27,7 +28,7 @@ import pytest
 from api import outbox
 from api.clients import COMMANDS_BURST
 from api.core import Core
-from tests.api.harness import HI, SLOW, TOKEN, Frame, Wire, app, client, eventually, flood, run
+from tests.api.harness import ENDLESS, HI, TOKEN, Frame, Wire, app, client, eventually, flood, run
 from tests.api.raw import BINARY, CLOSE, CONTINUATION, PING, PONG, Raw, frame
 
 T = TypeVar("T")
@@ -35,8 +36,10 @@ SOAK = "TOKENGLASS_SOAK" in os.environ
 N_COMMANDS = 100_000 if SOAK else 10_000
 N_PINGS = 100_000
 N_MUTATIONS = 5_000 if SOAK else 400
-HELD_UP_S = 0.25
-"""CPU time without a turn for anybody else: at most. So a busy machine makes no difference, garbage does."""
+HELD_UP_S = 0.5
+"""CPU time without a turn for anybody else: at most. So a busy machine makes little difference."""
+COMMANDS_PER_S = 10.0
+"""In place of 200: so that a slow machine, too, is asked for more than it allows."""
 
 
 def figures(seconds: list[float]) -> str:
@@ -67,15 +70,23 @@ class Bystander:
             self.held_up_s.append(time.thread_time() - began)
 
     async def __aenter__(self) -> Bystander:
+        gc.collect()
+        gc.freeze()  # what other tests have left isn't looked through in this one's time
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        gc.unfreeze()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         taken, held_up = figures(self.taken_s), figures(self.held_up_s)
         print(f"somebody else: {len(self.taken_s)} pings: {taken}; CPU time without a turn: {held_up}")
         assert max(self.held_up_s) < HELD_UP_S
+
+
+def allow_few_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on to every new client."""
+    monkeypatch.setattr("api.clients.COMMANDS_PER_S", COMMANDS_PER_S)
 
 
 @contextmanager
@@ -124,30 +135,37 @@ def pour_commands(url: str) -> Counter[str]:
         return seen
 
 
-def test_a_burst_of_commands(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_burst_of_commands(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As many as the allowance lets through are carried out, the others are `busy`: one reply each."""
 
     async def test() -> None:
-        async with app(tmp_path, SLOW) as core, client(core) as other:
+        async with app(tmp_path, ENDLESS) as core, client(core) as other:
             generation = await other.generate()
+            allow_few_commands(monkeypatch)
             async with Bystander(other):
                 began = time.monotonic()
                 seen = await outside(pour_commands, core.url)
                 took = time.monotonic() - began
             print(f"{N_COMMANDS} commands in {took:.1f} s: {dict(seen)}")
             assert set(seen) == {"ok", "busy"}
-            assert COMMANDS_BURST <= seen["ok"] < N_COMMANDS / 2
+            assert COMMANDS_BURST <= seen["ok"] <= COMMANDS_BURST + took * COMMANDS_PER_S
             await other.command("cancel", generation_id=generation)
             await other.finished(generation)
             assert other.indices(generation) == list(range(len(other.indices(generation))))
 
-    run(test(), 300)
+    run(test())
     print(capfd.readouterr().out)
 
 
-def test_more_than_the_allowance_is_busy_and_then_it_goes_on(tmp_path: Path) -> None:
+def test_more_than_the_allowance_is_busy_and_then_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allow_few_commands(monkeypatch)
+
     async def test() -> None:
-        async with app(tmp_path, SLOW) as core, client(core) as wire:
+        async with app(tmp_path, ENDLESS) as core, client(core) as wire:
             generation = await wire.generate()
             ids = [await wire.send("settings.get") for _ in range(700)]
             replies = [await wire.reply(number) for number in ids]
@@ -156,13 +174,17 @@ def test_more_than_the_allowance_is_busy_and_then_it_goes_on(tmp_path: Path) -> 
             assert {error["code"] for error in refused} == {"busy"}
             await wire.command("ping")
             assert (await wire.command("cancel", generation_id=generation))["state"] == "cancelling"
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(2 / COMMANDS_PER_S)
             await wire.command("settings.get")
 
     run(test())
 
 
-def test_pings_and_cancels_have_an_allowance_of_their_own(tmp_path: Path) -> None:
+def test_pings_and_cancels_have_an_allowance_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allow_few_commands(monkeypatch)
+
     async def test() -> None:
         async with app(tmp_path) as core, client(core) as wire:
             ids = [await wire.send("ping") for _ in range(1000)]
@@ -186,14 +208,14 @@ def pour_pings(url: str) -> None:
 
 def test_a_flood_of_websocket_pings_whose_pongs_nobody_reads(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, SLOW) as core, client(core) as other, client(core) as watcher:
+        async with app(tmp_path, ENDLESS) as core, client(core) as other, client(core) as watcher:
             await watcher.command("subscribe", events=["client.*"])
             with bounded_memory(64 << 20):
                 async with Bystander(other):
                     await outside(pour_pings, core.url)
                     assert (await watcher.event("client.disconnected"))["reason"] == "slow"
 
-    run(test(), 120)
+    run(test())
 
 
 def pour_and_read_pings(url: str) -> int:
@@ -214,10 +236,10 @@ def test_a_flood_of_websocket_pings_that_are_read(tmp_path: Path) -> None:
     """They are all answered: it is its right, and disturbs nobody."""
 
     async def test() -> None:
-        async with app(tmp_path, SLOW) as core, client(core) as other, Bystander(other):
+        async with app(tmp_path, ENDLESS) as core, client(core) as other, Bystander(other):
             assert await outside(pour_and_read_pings, core.url) == N_PINGS // 10
 
-    run(test(), 120)
+    run(test())
 
 
 # ---- commands that are nearly right
@@ -469,7 +491,7 @@ def test_who_answers_pings_may_stay_and_who_does_not_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox, "PING_S", 0.3)
-    monkeypatch.setattr(outbox, "PONG_S", 1.5)
+    monkeypatch.setattr(outbox, "PONG_S", 4.0)
 
     async def test() -> None:
         async with app(tmp_path) as core, client(core) as watcher, client(core, "?name=idle") as idle:
@@ -477,7 +499,7 @@ def test_who_answers_pings_may_stay_and_who_does_not_goes(
             mute = await aside(lambda: Raw(core.url, "?name=mute&client=MUTE"))
             went = await watcher.event("client.disconnected")
             assert (went["name"], went["reason"]) == ("mute", "lost")
-            await asyncio.sleep(2.5)
+            await asyncio.sleep(5.5)
             assert len(watcher.events("client.disconnected")) == 1
             await idle.command("ping")
             mute.socket.close()
@@ -490,7 +512,7 @@ def test_who_answers_pings_may_stay_and_who_does_not_goes(
 def test_a_long_replay_may_be_read_slowly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Longer than any answer to a ping could take that waits behind it."""
     monkeypatch.setattr(outbox, "PING_S", 0.2)
-    monkeypatch.setattr(outbox, "PONG_S", 2.0)
+    monkeypatch.setattr(outbox, "PONG_S", 4.0)
     n = 8_000
 
     def read(core: Core) -> int:
@@ -499,8 +521,8 @@ def test_a_long_replay_may_be_read_slowly(tmp_path: Path, monkeypatch: pytest.Mo
             got = 0
             for message in raw.messages():
                 got += message["type"] == "log"
-                if got % 1000 == 999:
-                    time.sleep(0.7)
+                if got % 500 == 499:
+                    time.sleep(0.35)
                 if got == n:
                     break
             return got
@@ -510,13 +532,14 @@ def test_a_long_replay_may_be_read_slowly(tmp_path: Path, monkeypatch: pytest.Mo
             flood(core, n)
             began = time.monotonic()
             assert await aside(lambda: read(core)) == n
-            assert time.monotonic() - began > 4.0
+            assert time.monotonic() - began > 4.2
 
     run(test())
 
 
-def test_a_cancel_passes_ones_own_flood(tmp_path: Path) -> None:
+def test_a_cancel_passes_ones_own_flood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Replies and a replay that a client doesn't take hold up neither its commands nor pongs."""
+    monkeypatch.setattr(outbox, "STALL_S", 600.0)
 
     def ask(core: Core, generation: str) -> tuple[list[Any], bool]:
         with Raw(core.url, "?client=K", receive_buffer=1 << 14) as raw:
@@ -526,7 +549,7 @@ def test_a_cancel_passes_ones_own_flood(tmp_path: Path) -> None:
             raw.send(frame(b"are you there", PING))
             raw.command("cancel", id="stop", generation_id=generation)
             raw.command("ping", id="p")
-            assert stopped.wait(30)  # it was carried out while nothing had been read
+            assert stopped.wait(60)  # it was carried out while nothing had been read
             order: list[Any] = []
             ponged = False
             for opcode, payload in raw.frames():
@@ -544,7 +567,7 @@ def test_a_cancel_passes_ones_own_flood(tmp_path: Path) -> None:
 
     async def test() -> None:
         nonlocal conversation
-        async with app(tmp_path, SLOW) as core, client(core) as other:
+        async with app(tmp_path, ENDLESS) as core, client(core) as other:
             created = await core.history.create("big", None)
             conversation = created["id"]
             await core.history.add_turn(conversation, "y" * 200_000, "gen_x", "fake")
@@ -566,14 +589,16 @@ def test_a_cancel_passes_ones_own_flood(tmp_path: Path) -> None:
 
 def test_the_list_of_clients_tells_rate_lag_merged_and_cuts(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, "fake:tokens=2000") as core, client(core) as watcher:
+        async with app(tmp_path, ENDLESS) as core, client(core) as watcher:
             await watcher.command("subscribe", events=["metrics.clients", "client.*"])
             async with client(core, "?client=K&name=follower") as follower:
-                me = follower.frames[0]["client_id"] if follower.frames else ""
                 await follower.command("subscribe", events=["generation.*"])
                 me = follower.frames[0]["client_id"]
+                (session,) = [s for s in core._server._sessions if s.client.client_id == me]
                 generation = await follower.generate()
-                await follower.finished(generation)
+                while not session.client.merged:
+                    await asyncio.sleep(0.01)
+                    time.sleep(0.05)  # noqa: ASYNC251 - the loop stands still, and what comes is merged
 
                 def told(got: Frame) -> bool:
                     return got["type"] == "metrics.clients" and any(
@@ -585,7 +610,7 @@ def test_the_list_of_clients_tells_rate_lag_merged_and_cuts(tmp_path: Path) -> N
                 (row,) = [row for row in event["clients"] if row["client_id"] == me]
                 assert row["events_per_s"] > 0
                 assert row["cuts"] == 0
-                (session,) = [s for s in core._server._sessions if s.client.client_id == me]
+                await follower.command("cancel", generation_id=generation)
                 session.cut("slow")
                 await eventually(lambda: follower.closed)
             async with client(core, "?client=K") as again:
@@ -607,7 +632,7 @@ def test_the_list_of_clients_tells_rate_lag_merged_and_cuts(tmp_path: Path) -> N
 
 def test_http_clients_are_in_the_list_too(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, "fake:tokens=400,delay_ms=10") as core, client(core) as watcher:
+        async with app(tmp_path, ENDLESS) as core, client(core) as watcher:
             await watcher.command("subscribe", events=["metrics.clients", "client.*"])
             body = json.dumps({"model": "any", "messages": HI, "stream": True}).encode()
             reader, writer = await http(core, "POST", "/v1/chat/completions", body)
@@ -689,7 +714,7 @@ def test_half_open_sockets_keep_nobody_out(tmp_path: Path) -> None:
                 await late.command("ping")
             for half_open in sockets:  # all are let go within their 2 s
                 half_open.setblocking(False)
-            await eventually(lambda: all(is_gone(half_open) for half_open in sockets), 30)
+            await eventually(lambda: all(is_gone(half_open) for half_open in sockets), 60)
             for half_open in sockets:
                 half_open.close()
 

@@ -11,6 +11,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from api import http as http_module
 from api import protocol
 from api.core import Core
 from tests.api.harness import TOKEN, app, client, eventually, run
@@ -48,7 +49,7 @@ EVIL = "Host: evil.test:PORT\r\nOrigin: http://evil.test:PORT\r\n"
         (f"POST /v1/live HTTP/1.1\r\n{HOST}{BEARER}Content-Length: 0\r\n\r\n", 405),
         (f"GET /v1/live HTTP/1.1\r\n{HOST}{BEARER}\r\n", 426),
         (f"GET /v1/live HTTP/1.0\r\n{HOST}{UPGRADE}{BEARER}\r\n", 505),
-        (f"GET /health HTTP/1.1\r\n{HOST}\r\n", 200),
+        (f"GET /health HTTP/1.1\r\n{HOST}Connection: close\r\n\r\n", 200),
         (f"GET /v1/live HTTP/1.1\r\n{HOST}{'X: y' * 30000}\r\n\r\n", 431),
         (f"GET /{'x' * 9000} HTTP/1.1\r\n{HOST}\r\n", 414),
     ),
@@ -68,7 +69,7 @@ def test_health(tmp_path: Path) -> None:
     async def test() -> None:
         async with app(tmp_path) as core:
             await eventually(lambda: core.supervisor.phase == "ready")
-            _, answer = await http(core, f"GET /health HTTP/1.1\r\n{HOST}\r\n")
+            _, answer = await http(core, f"GET /health HTTP/1.1\r\n{HOST}Connection: close\r\n\r\n")
             body = json.loads(answer.split("\r\n\r\n")[1])
             assert body == {"status": "ok", "version": core.version, "engine": "ready"}
 
@@ -121,7 +122,11 @@ def test_every_request_is_answered(tmp_path: Path, request_: str, status: int, c
     run(test())
 
 
-def test_a_body_in_pieces_is_dropped_and_the_answer_arrives(tmp_path: Path) -> None:
+def test_a_body_in_pieces_is_dropped_and_the_answer_arrives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_module, "LINGER_S", 100.0)
+
     async def test() -> None:
         async with app(tmp_path) as core:
             port = int(core.url.split(":")[2].split("/")[0])

@@ -309,7 +309,7 @@ def test_streamed_text_is_on_the_disk_soon(path: Path) -> None:
         key = (await history.create())["id"]
         await history.add_turn(key, "q", "g", "m")
         history.append_text("g", "streamed")
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         text = ""
         while text != "streamed" and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
@@ -362,7 +362,7 @@ def test_closing_ends_the_thread_and_is_repeatable(path: Path) -> None:
     run(path, body)
     for thread in threading.enumerate():
         if thread.name == "history-writer":
-            thread.join(10)
+            thread.join(60)
             assert not thread.is_alive()
 
 
@@ -396,7 +396,7 @@ def test_full_disk_loses_nothing_acknowledged(path: Path, monkeypatch: pytest.Mo
     problems: list[str | None] = []
 
     async def until(count: int) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while len(problems) < count and time.monotonic() < deadline:  # noqa: ASYNC110 - filled by a thread
             await asyncio.sleep(0.02)
         assert len(problems) == count
@@ -458,7 +458,7 @@ asyncio.run(main())
         ["unshare", "-rm", "sh", "-c", script, "sh", str(path.parent), sys.executable, program],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
     if done.returncode in (1, 77) and not done.stdout and "Traceback" not in done.stderr:
@@ -501,7 +501,7 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.timeout(1800 if SOAK else 120)
+@pytest.mark.timeout(1800 if SOAK else 600)
 def test_nothing_acknowledged_is_lost_by_kill_9(path: Path) -> None:
     rounds = 300 if SOAK else 6
     seed = random.randrange(1 << 30)
@@ -517,11 +517,13 @@ def test_nothing_acknowledged_is_lost_by_kill_9(path: Path) -> None:
         )
         assert child.stdout is not None
         killer = threading.Timer(source.uniform(0.3, 1.2), child.send_signal, (signal.SIGKILL,))
-        if number % 3 == 0:  # else once it has begun, however long that takes here
+        begins = ("", "CTPF", "F")[number % 3]
+        """Of the line after which the time runs; none: from the start. So some are ended on any machine."""
+        if not begins:
             killer.start()
         answers: set[str] = set()
         for line in child.stdout:
-            if not killer.is_alive() and not killer.finished.is_set():
+            if line[:1] in begins and not killer.is_alive() and not killer.finished.is_set():
                 killer.start()
             if not line.endswith("\n"):
                 break
@@ -535,7 +537,7 @@ def test_nothing_acknowledged_is_lost_by_kill_9(path: Path) -> None:
                 ended[words[0]] = words[1]
         killer.join()
         child.stdout.close()
-        assert child.wait(20) == -signal.SIGKILL
+        assert child.wait(60) == -signal.SIGKILL
 
         async def check(history: History, answers: set[str] = answers) -> None:
             nonlocal interrupted
@@ -748,7 +750,7 @@ class Model(RuleBasedStateMachine):
             self.runner.close()
 
 
-@pytest.mark.timeout(1800 if SOAK else 120)
+@pytest.mark.timeout(1800 if SOAK else 600)
 def test_history_equals_a_simple_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TG_TEST_FOLDER", str(tmp_path))
     Model.TestCase.settings = settings(
