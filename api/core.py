@@ -89,7 +89,9 @@ class Core:
         self.state = State()
         self.bus.add_fold(self.state.fold)
         self.library = Library(paths, settings)
-        self.supervisor = Supervisor(self.bus, self.state, paths.log_file.parent)
+        self.supervisor = Supervisor(
+            self.bus, self.state, paths.log_file.parent, lambda config: self.fit.plan(config)
+        )
         self.fit = Fit(paths.fit_file, lambda: self.supervisor.worker_pid)
         self.clients = Clients(self.bus.publish)
         self.service = Service(

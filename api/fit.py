@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import logging
-import os
 import re
 import statistics
 import threading
@@ -24,23 +22,27 @@ from typing import Any, TypeVar
 import psutil
 from pydantic import Field, ValidationError
 
+from api.devices import held_by, on_gpus, other_gpu, this_machine
 from api.paths import write_atomically
-from api.telemetry import gpu_memory_of, read_gpus
+from api.telemetry import read_gpus
 from engine import fit
 from engine.errors import ErrorInfo, TokenglassError
 from engine.fakespec import is_fake
-from engine.fit import Correction, Device, Estimate, Kind, Sizes, Use
+from engine.fit import Device, Estimate, Sizes, Use
 from engine.gguf import read_layout
 from engine.shape import ModelShape, shape_of
-from engine.types import ModelInfo, Value, WorkerConfig
+from engine.types import Correction, Kind, ModelInfo, Plan, Value, WorkerConfig
 
 logger = logging.getLogger(__name__)
 
 MAX_RECORDS = 200
 MAX_FILE_BYTES = 4 << 20
+MAX_BYTES = 1 << 50
+"""More is no memory."""
+_VERSION = 2
+"""Of the file. The first one's estimates counted other logits than the loads made."""
 T = TypeVar("T")
 _GPU_NAME = re.compile(r"(CUDA|ROCm|Vulkan|SYCL|MUSA|Metal|MTL)\d*")
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 class Record(Value):
@@ -57,7 +59,7 @@ class Record(Value):
 
 
 class _File(Value):
-    version: int = 1
+    version: int = _VERSION
     records: list[Record] = Field(default_factory=list, max_length=MAX_RECORDS)
 
 
@@ -74,6 +76,10 @@ class Fit:
     async def estimate(self, config: WorkerConfig) -> Estimate:
         """What a load with this configuration takes. Raises TokenglassError where it can't be told."""
         return await self._in_thread(lambda: self.estimate_now(config))
+
+    async def plan(self, config: WorkerConfig) -> Plan:
+        """What a worker that starts now is to put on GPUs: as the estimate says."""
+        return Plan() if is_fake(config.model_path) else await self._in_thread(lambda: self.plan_now(config))
 
     async def refusal(self, config: WorkerConfig) -> ErrorInfo | None:
         """Why a load can't succeed; None where it may, or where nobody can tell."""
@@ -101,7 +107,7 @@ class Fit:
                 places,
                 n_gpu_layers=config.n_gpu_layers,
                 tensor_split=config.tensor_split,
-                correction=self.correction(),
+                correction=self.correction(config.model_path),
                 measured=measured,
             )
 
@@ -109,8 +115,25 @@ class Fit:
         known = self._find(_key(config, sizes, found.n_gpu_layers))
         return look({use.device: use for use in known.measured}) if known is not None else found
 
+    def plan_now(self, config: WorkerConfig, devices: list[Device] | None = None) -> Plan:
+        """As `plan`; where nothing can be told, the worker plans itself with what was learned."""
+        try:
+            learned = self.correction(config.model_path)
+            found = self.estimate_now(config, devices)
+        except TokenglassError:
+            return Plan()
+        gpus = {use.device: use.memory_total for use in found.devices if use.kind == "gpu"}
+        if not gpus and devices is None and other_gpu():
+            return Plan(correction=learned)
+        return Plan(
+            gpus=gpus,
+            n_gpu_layers=found.n_gpu_layers,
+            tensor_split=found.tensor_split,
+            correction=learned,
+        )
+
     def _refusal(self, config: WorkerConfig) -> ErrorInfo | None:
-        if is_fake(config.model_path) or (_other_gpu() and not read_gpus()):
+        if is_fake(config.model_path) or (other_gpu() and not read_gpus()):
             return None
         try:
             found = self.estimate_now(config)
@@ -146,14 +169,14 @@ class Fit:
         """Keep what the load took that ended just now in this process; None where that can't be told."""
         try:
             shape = self._shape(config.model_path)
-            rss, anonymous = _held_by(pid)
+            rss, anonymous = held_by(pid)
         except (TokenglassError, psutil.Error) as error:
             logger.info("nothing is learned from this load: %s", error)
             return None
-        sizes = Sizes(info.n_ctx, info.n_slots, info.n_kv, info.n_ubatch)
+        sizes = fit.sizes_of(config, shape.n_ctx_train, embedding=shape.embedding)
         devices = this_machine(pid)
         estimated = fit.demand(shape, sizes, devices, info.n_gpu_layers, info.tensor_split)
-        measured = _measured(estimated, info.buffers, anonymous, _on_gpus(pid))
+        measured = _measured(estimated, info.buffers, anonymous, on_gpus(pid))
         record = Record(
             key=_key(config, sizes, info.n_gpu_layers),
             at=time.time(),
@@ -172,26 +195,20 @@ class Fit:
                 logger.warning("can't write %s: %s", self._file, error)
         return record
 
-    def correction(self) -> Correction:
-        """What the loads on this machine have in common: medians of what they took over what was told."""
+    def correction(self, path: str) -> Correction:
+        """What the loads of this file on this machine taught, or where there were none, those of all files.
+
+        Medians of what they took over what was told. Raises TokenglassError `not_found`.
+        """
+        file = _file_key(path)
         with self._lock:
             records = list(self._load())
-        ratios: dict[Kind, list[float]] = {"cpu": [], "gpu": []}
-        overheads: dict[Kind, list[float]] = {"cpu": [], "gpu": []}
-        for record in records:
-            for told, took in zip(record.estimated, record.measured, strict=False):
-                if told.compute and took.compute:
-                    ratios[told.kind].append(took.compute / told.compute)
-                if told.overhead and took.overhead:
-                    beyond = told.overhead - fit.OVERHEAD[told.kind]  # what the vocabulary adds
-                    overheads[told.kind].append(max(0, took.overhead - beyond))
-        return Correction(
-            compute={
-                kind: min(4.0, max(0.25, statistics.median(values)))
-                for kind, values in ratios.items()
-                if values
-            },
-            overhead={kind: int(statistics.median(values)) for kind, values in overheads.items() if values},
+        everybody = _Lessons(records)
+        own = _Lessons([record for record in records if record.key.startswith(file)])
+        return fit.bounded(
+            Correction(
+                compute=everybody.compute() | own.compute(), overhead=everybody.overhead() | own.overhead()
+            )
         )
 
     def _find(self, key: str) -> Record | None:
@@ -205,12 +222,46 @@ class Fit:
             with contextlib.suppress(FileNotFoundError):
                 try:
                     if self._file.stat().st_size <= MAX_FILE_BYTES:
-                        self._records = _File.model_validate_json(self._file.read_bytes()).records
+                        file = _File.model_validate_json(self._file.read_bytes())
+                        records = file.records if file.version == _VERSION else []
+                        self._records = [record for record in records if _credible(record)]
                 except (OSError, ValidationError, ValueError) as error:
                     if isinstance(error, FileNotFoundError):
                         raise
                     logger.warning("what was learned about memory is damaged and begins anew: %s", self._file)
         return self._records
+
+
+class _Lessons:
+    """What some loads have in common, by kind of device."""
+
+    def __init__(self, records: list[Record]) -> None:
+        self._ratios: dict[Kind, list[float]] = {}
+        self._overheads: dict[Kind, list[int]] = {}
+        for record in records:
+            for told, took in zip(record.estimated, record.measured, strict=True):
+                if told.layers and told.compute and took.compute:  # what else is computed is little
+                    self._ratios.setdefault(told.kind, []).append(took.compute / told.compute)
+                if told.overhead and took.overhead:
+                    beyond = told.overhead - fit.OVERHEAD[told.kind]  # what the vocabulary adds
+                    self._overheads.setdefault(told.kind, []).append(took.overhead - beyond)
+
+    def compute(self) -> dict[Kind, float]:
+        """Measured over estimated compute buffers."""
+        return {kind: statistics.median(values) for kind, values in self._ratios.items()}
+
+    def overhead(self) -> dict[Kind, int]:
+        """Bytes beside what the vocabulary takes."""
+        return {kind: int(statistics.median(values)) for kind, values in self._overheads.items()}
+
+
+def _credible(record: Record) -> bool:
+    """Whether sizes can be what somebody measured; how large they may be at most, `engine.fit` says."""
+    both = (*record.estimated, *record.measured)
+    parts = ("weights", "kv_cache", "state", "compute", "overhead", "total")
+    return all(0 <= getattr(use, part) <= MAX_BYTES for use in both for part in parts) and (
+        [use.device for use in record.estimated] == [use.device for use in record.measured]
+    )
 
 
 def estimated_config(
@@ -242,109 +293,8 @@ def gigabytes(n_bytes: int) -> str:
     return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"
 
 
-def this_machine(replaced_pid: int | None = None) -> list[Device]:
-    """CPU and GPUs with what a load may take; the memory of a worker that it replaces counts as free."""
-    memory = psutil.virtual_memory()
-    free, total = memory.available, memory.total
-    if (limit := _memory_limit()) is not None:
-        total = min(total, limit[0])
-        free = min(free, limit[1])
-    with contextlib.suppress(psutil.Error):
-        if replaced_pid is not None:
-            free += _held_by(replaced_pid)[1]
-    devices = [Device(name="CPU", kind="cpu", memory_total=total, memory_free=min(free, total))]
-    if not _has_plugin("cuda"):
-        return devices
-    own = _on_gpus(replaced_pid) if replaced_pid is not None else {}
-    gpus = read_gpus()
-    for number, index in enumerate(_visible(len(gpus))):
-        gpu = gpus[index]
-        name = f"CUDA{number}"
-        if gpu.memory_total is not None and gpu.memory_used is not None:
-            left = gpu.memory_total - gpu.memory_used + own.get(name, 0)
-            devices.append(
-                Device(
-                    name=name,
-                    kind="gpu",
-                    memory_total=gpu.memory_total,
-                    memory_free=min(left, gpu.memory_total),
-                )
-            )
-    return devices
-
-
-def _held_by(pid: int) -> tuple[int, int]:
-    """A process's resident bytes, and those of them that no file gives back. Raises psutil.Error."""
-    process = psutil.Process(pid)
-    memory = process.memory_info()
-    shared = getattr(memory, "shared", None)
-    return memory.rss, memory.rss - shared if shared is not None else process.memory_full_info().uss
-
-
-def _on_gpus(pid: int) -> dict[str, int]:
-    """What a process holds on each GPU, by the name that llama.cpp gives it."""
-    held = gpu_memory_of(pid)
-    names = enumerate(_visible(max(held) + 1)) if held else ()
-    return {f"CUDA{number}": held[index] for number, index in names if index in held}
-
-
-def _visible(n_gpus: int) -> list[int]:
-    """Indices of the GPUs that CUDA may use."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is None:
-        return list(range(n_gpus))
-    parts = [part.strip() for part in named.split(",") if part.strip()]
-    if not all(part.isdigit() for part in parts):  # by other names than numbers
-        return list(range(n_gpus))
-    return [int(part) for part in parts if int(part) < n_gpus]
-
-
-def _has_plugin(*names: str) -> bool:
-    """Whether llama.cpp was built with one of these backends. Asked of its files: it isn't loaded here."""
-    spec = importlib.util.find_spec("llama_cpp")
-    if spec is None or spec.origin is None:
-        return False
-    package = Path(spec.origin).parent
-    folders = (package / "lib", package.parent / "bin")
-    return any(any(folder.glob(f"*ggml-{name}*")) for folder in folders for name in names)
-
-
-def _other_gpu() -> bool:
-    """Whether there may be a GPU whose memory isn't known here, so that nothing can be refused."""
-    return _has_plugin("cuda", "vulkan", "hip", "sycl", "musa", "metal")
-
-
-def _memory_limit(
-    root: Path = _CGROUP, membership: Path = Path("/proc/self/cgroup")
-) -> tuple[int, int] | None:
-    """Total and free bytes that a container grants, from its tightest limit; None where there is none."""
-    try:
-        lines = membership.read_text().splitlines()
-    except OSError:
-        return None
-    found: tuple[int, int] | None = None
-    for line in lines:
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if controllers:
-            continue  # version 1: there the memory controller is rarely delegated
-        while True:
-            folder = root / path.strip("/")
-            with contextlib.suppress(OSError, ValueError):
-                limit = int((folder / "memory.max").read_text())
-                used = int((folder / "memory.current").read_text())
-                stat = dict(pair.split() for pair in (folder / "memory.stat").read_text().splitlines())
-                free = limit - used + int(stat.get("inactive_file", 0))
-                if found is None or free < found[1]:
-                    found = (limit, max(0, free))
-            if not path.strip("/"):
-                break
-            path = path.rpartition("/")[0]
-    return found
-
-
 def _measured(
-    estimated: list[Use], buffers: dict[str, int], anonymous: int, on_gpus: dict[str, int]
+    estimated: list[Use], buffers: dict[str, int], anonymous: int, gpus_held: dict[str, int]
 ) -> list[Use]:
     """What was allocated on each device, in the estimate's order."""
     taken: dict[str, dict[str, int]] = {}
@@ -366,7 +316,7 @@ def _measured(
             overhead = anonymous - kv - state - (held.get("model", 0) - mapped)
         else:
             weights = held.get("model", 0)
-            overhead = on_gpus.get(told.device, 0) - weights - kv - state - compute
+            overhead = gpus_held.get(told.device, 0) - weights - kv - state - compute
             overhead = overhead if held and overhead > 0 else told.overhead
         overhead = max(0, overhead)
         uses.append(
@@ -384,9 +334,16 @@ def _measured(
     return uses
 
 
+def _file_key(path: str) -> str:
+    """A file as it is now. Raises TokenglassError `not_found`."""
+    try:
+        status = Path(path).stat()
+    except (OSError, ValueError):
+        raise TokenglassError("not_found", f"there is no file {path}") from None
+    return f"{Path(path).name}:{status.st_size}:{status.st_mtime_ns}:"
+
+
 def _key(config: WorkerConfig, sizes: Sizes, n_gpu_layers: int) -> str:
     """A file as it is now, and the sizes it was loaded with."""
-    path = Path(config.model_path)
-    status = path.stat()
-    parts = (path.name, status.st_size, status.st_mtime_ns, sizes.n_ctx, sizes.n_slots, sizes.n_kv)
-    return ":".join(map(str, (*parts, sizes.n_ubatch, n_gpu_layers)))
+    parts = (sizes.n_ctx, sizes.n_slots, sizes.n_kv, sizes.n_ubatch, n_gpu_layers)
+    return _file_key(config.model_path) + ":".join(map(str, parts))

@@ -16,6 +16,7 @@ from typing import Literal
 
 from api.bus import EventBus
 from api.generations import EmbedDoneCallback, Generations
+from api.offload import Offload, Planner
 from api.recovery import Done
 from api.state import State
 from api.watchdog import HangWatch
@@ -33,7 +34,7 @@ from engine.events import (
     StepMetrics,
 )
 from engine.replies import Message, Reply
-from engine.types import WorkerConfig
+from engine.types import ModelInfo, Plan, WorkerConfig
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,8 @@ Phase = Literal["stopped", "loading", "ready", "restarting", "failed"]
 class Supervisor:
     """Owns the worker process. Loop thread only."""
 
-    def __init__(self, bus: EventBus, state: State, log_dir: Path) -> None:
+    def __init__(self, bus: EventBus, state: State, log_dir: Path, planner: Planner | None = None) -> None:
+        """`planner` tells what each worker is to put on GPUs; without it they settle that themselves."""
         self._bus = bus
         self._state = state
         self._log_dir = log_dir
@@ -74,6 +76,7 @@ class Supervisor:
         )
         self._generations = Generations(bus, state, self._watch.work)
         self._hung = False
+        self._offload = Offload(planner or _no_plan)
 
     @property
     def model_id(self) -> str | None:
@@ -217,6 +220,7 @@ class Supervisor:
             self._bus.publish(ModelUnloaded(model=self._state.model.id))
         self.config = config
         self._failure = None
+        self._offload.reset()
         # at once, and not only with the worker's first word: everybody may know what is coming
         self._bus.publish(ModelLoading(model=config.model_id, progress=0.0))
         self._bring_up("loading")
@@ -238,9 +242,10 @@ class Supervisor:
             await self._retire(timeout_s=2.0)
             config = self.config
             assert config is not None
+            planned = await self._offload.planned(config)
             self.epoch += 1
             client = EngineClient(
-                config,
+                planned,
                 self.epoch,
                 self._log_dir / f"engine-{self.epoch % N_LOGS}.log",
                 partial(self._on_messages, self.epoch),
@@ -277,10 +282,11 @@ class Supervisor:
                 self._load_error = message.error
             self._bus.publish(message)
             if isinstance(message, ModelLoaded):
-                self._loaded()
+                self._loaded(message.info)
 
-    def _loaded(self) -> None:
+    def _loaded(self, info: ModelInfo) -> None:
         assert self._client is not None
+        self._offload.loaded(info, self._client.config)
         self.phase = "ready"
         self._good = self.config
         self._load_crashes = 0
@@ -311,7 +317,9 @@ class Supervisor:
         self._deaths.append(now)
         while now - self._deaths[0] > DEATH_WINDOW_S:
             self._deaths.popleft()
-        if self.phase != "ready":
+        itself = not self._hung and info.signal not in ENDED_BY_OTHERS
+        less = self._offload.died(info.log_tail) if itself else None
+        if self.phase != "ready" and less is None:
             self._load_crashes += 1
             if self._load_crashes > 1 and self._former() is not None:
                 error = ErrorInfo(code="load_failed", message=f"the engine ended while loading ({how})")
@@ -326,7 +334,10 @@ class Supervisor:
             message=f"the engine ended ({how})",
             hint="it is started again and goes on; what this command asked for was not done",
         )
-        blame = self._hung or info.signal not in ENDED_BY_OTHERS
+        if less is not None:
+            logger.warning("%s", less)
+            self._bus.publish(LogLine(level="warning", message=less))
+        blame = self._hung or (itself and less is None)
         self._generations.lose_worker(lost, info.log_tail, blame=blame)
         if failure is None:
             attempt = len(self._deaths)
@@ -385,6 +396,10 @@ class Supervisor:
                 error=error,
             )
         )
+
+
+async def _no_plan(_config: WorkerConfig) -> Plan:
+    return Plan()
 
 
 def _how(info: ExitInfo) -> str:

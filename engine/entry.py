@@ -25,6 +25,8 @@ def run_worker(connection: Connection, config_json: str, epoch: int, log_path: s
     sys.stderr = open(2, "w", buffering=1, closefd=False, encoding="utf-8", errors="replace")  # noqa: SIM115
     # on an abort ggml would start a debugger for its backtrace, which takes seconds
     os.environ["GGML_NO_BACKTRACE"] = "1"
+    # CUDA would number GPUs by speed, and the app, which plans for them, by their place
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the app decides
     # comes up while this process imports and loads, so that no answer waits for it
     renderer: Any = importlib.import_module("engine.renderer").Renderer()

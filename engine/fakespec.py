@@ -55,6 +55,9 @@ class FakeSpec:
     """Loading fails for lack of memory."""
     gpu_layers: int | None = None
     """It has a GPU for so many layers; left to choose, it first tries one more than twice as many."""
+    gpu_abort: int | None = None
+    """That its GPU holds fewer layers shows only when this many tokens have been sampled, and the process
+    aborts; with 0 while loading."""
     load_abort: bool = False
     """The process aborts while loading."""
     abort_after: int | None = None
@@ -144,6 +147,7 @@ _READERS: Final[Mapping[str, Callable[[str], Any]]] = {
     "load_fail": _code,
     "oom_at_load": _flag,
     "gpu_layers": _count(0),
+    "gpu_abort": _count(0),
     "load_abort": _flag,
     "abort_after": _count(0),
     "exit_after": _count(0),

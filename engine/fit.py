@@ -1,8 +1,8 @@
 """Whether a model fits, before it is loaded: from its shape, what is wanted of it, and the devices' memory.
 
-Arithmetic only, so that the app and the worker come to the same answer. Weights, KV cache and state are
-exact; compute buffers follow the widest moment of llama.cpp's graph; what the runtime itself takes is a
-guess until a load was measured (`Correction`).
+Arithmetic only. The app's estimate settles how many layers go to which GPU, and its worker does that
+(`layers_for`). Weights, KV cache and state are exact; compute buffers follow the widest moment of llama.cpp's
+graph; what the runtime itself takes is a guess until a load was measured (`Correction`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import Field
 
 from engine.commands import MAX_PROMPT_LOOKUP
 from engine.shape import ModelShape
-from engine.types import Value, WorkerConfig
+from engine.types import Correction, Kind, Plan, Value, WorkerConfig
 
 MB = 1_000_000
 DEFAULT_CTX = 4096
@@ -29,7 +29,11 @@ OVERHEAD = {"cpu": 70 * MB, "gpu": 500 * MB}
 BYTES_A_TOKEN = 300
 """Of the vocabulary: text, score, and the tables over them."""
 
-Kind = Literal["cpu", "gpu"]
+_COMPUTE_BOUNDS = (0.25, 4.0)
+"""Nothing that was learned makes a compute buffer smaller, or larger, than so many times."""
+OVERHEAD_BOUNDS = {"cpu": (10 * MB, 1000 * MB), "gpu": (100 * MB, 2000 * MB)}
+"""Nothing that was learned makes the overhead less, or more."""
+
 Fits = Literal["yes", "tight", "no"]
 
 _CACHE_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q5_1": 24 / 32, "q5_0": 22 / 32}
@@ -91,15 +95,6 @@ class Estimate(Value):
     hints: list[str] = Field(default_factory=list)
 
 
-class Correction(Value):
-    """What loads on this machine taught, by kind of device."""
-
-    compute: dict[Kind, float] = Field(default_factory=dict)
-    """Measured over estimated compute buffers."""
-    overhead: dict[Kind, int] = Field(default_factory=dict)
-    """Bytes."""
-
-
 @dataclass(frozen=True, slots=True)
 class Sizes:
     """What is asked of a model."""
@@ -153,22 +148,28 @@ def estimate(
 
     The first device must be the CPU. `measured` is what the same load took before, by device.
     """
-    correction = correction or Correction()
+    costs = correction or Correction()
     split = list(tensor_split)
 
     def look(wanted: Sizes) -> tuple[int, list[float], list[Use], Fits]:
         if n_gpu_layers < 0:
-            layers, shares = offload(shape, wanted, devices, correction)
+            layers, shares = offload(shape, wanted, devices, costs)
         else:
             layers, shares = min(n_gpu_layers, shape.n_layers + 1), split
-        uses = demand(shape, wanted, devices, layers, shares, correction)
+        uses = demand(shape, wanted, devices, layers, shares, costs)
         return layers, shares, uses, _verdict(uses)
 
     layers, shares, uses, fits = look(sizes)
     known = measured is not None and _same_places(uses, measured)
     if known and measured is not None:
-        uses = [_as_measured(use, measured[use.device]) for use in uses]
-        fits = _verdict(uses)
+        plain = demand(shape, sizes, devices, layers, shares)
+        took = [_as_measured(use, measured.get(use.device, use)) for use in plain]
+        if n_gpu_layers < 0 and any(use.kind == "gpu" and use.total > use.memory_free for use in took):
+            costs = _costlier(costs, uses, took)  # so many layers don't fit, whatever was told
+            layers, shares, uses, fits = look(sizes)
+            known = False
+        else:
+            uses, fits = took, _verdict(took)
     most = max(shape.n_ctx_train or sizes.n_ctx, STEP)
     max_ctx = _largest(lambda n: look(sizes.at(n))[3] != "no", most)
     if fits != "no":
@@ -221,6 +222,39 @@ def offload(
             if counts:
                 return n, [float(count) for count in counts] if len(gpus) > 1 else []
     return 0, []
+
+
+def layers_for(
+    shape: ModelShape, sizes: Sizes, gpus: Sequence[Device], plan: Plan
+) -> tuple[int, list[float]]:
+    """The layers that a worker gives to the GPUs it finds, and each one's share: what the app planned.
+
+    Where these are other GPUs than the app knows of, the worker plans itself, with what was learned.
+    """
+    if plan.n_gpu_layers >= 0 and _same_gpus(plan.gpus, gpus):
+        n, split = plan.n_gpu_layers, plan.tensor_split
+    else:
+        n, split = offload(shape, sizes, gpus, plan.correction)
+    return n if plan.at_most is None else min(n, plan.at_most), split
+
+
+def _same_gpus(planned: Mapping[str, int], found: Sequence[Device]) -> bool:
+    """By name, order and size: a driver's two ways to tell a card's memory differ by less than a tenth."""
+    return list(planned) == [gpu.name for gpu in found] and all(
+        abs(planned[gpu.name] - gpu.memory_total) <= gpu.memory_total / 10 for gpu in found
+    )
+
+
+def bounded(correction: Correction) -> Correction:
+    """The same within what can be true, whoever wrote it."""
+    return Correction(
+        compute={kind: _within(x, _COMPUTE_BOUNDS) for kind, x in correction.compute.items()},
+        overhead={kind: int(_within(x, OVERHEAD_BOUNDS[kind])) for kind, x in correction.overhead.items()},
+    )
+
+
+def _within(value: float, bounds: tuple[float, float]) -> float:
+    return min(max(value, bounds[0]), bounds[1])
 
 
 def _pack(
@@ -381,8 +415,28 @@ def _same_places(uses: Sequence[Use], measured: Mapping[str, Use]) -> bool:
     return working == {name: use.layers for name, use in measured.items() if use.total}
 
 
-def _as_measured(use: Use, known: Use) -> Use:
-    return known.model_copy(update={"memory_total": use.memory_total, "memory_free": use.memory_free})
+def _costlier(costs: Correction, told: Sequence[Use], took: Sequence[Use]) -> Correction:
+    """With an overhead on GPUs that makes up for what a load took beyond what was told."""
+    beyond = max(b.total - a.total for a, b in zip(told, took, strict=True) if a.kind == "gpu")
+    gpu = _overhead("gpu", costs) + max(0, beyond)
+    return costs.model_copy(update={"overhead": costs.overhead | {"gpu": gpu}})
+
+
+def _as_measured(told: Use, known: Use) -> Use:
+    """What was measured, as far as it can be true: of weights and caches the estimate is nearly exact."""
+    if not told.total:
+        return told
+
+    def near(name: str, least: float, most: float) -> int:
+        estimated = getattr(told, name)
+        return int(_within(getattr(known, name), (least * estimated, most * estimated)))
+
+    parts = {name: near(name, 0.8, 1.25) for name in ("weights", "kv_cache", "state")}
+    parts["compute"] = near("compute", *_COMPUTE_BOUNDS)
+    least, most = OVERHEAD_BOUNDS[told.kind]
+    vocabulary = told.overhead - OVERHEAD[told.kind]
+    parts["overhead"] = int(_within(known.overhead, (least, most + vocabulary)))
+    return told.model_copy(update=parts | {"total": sum(parts.values())})
 
 
 def _largest(fits: Callable[[int], bool], most: int) -> int:

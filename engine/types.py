@@ -67,11 +67,23 @@ class SamplingParams(Argument):
 
 
 class ToolCall(Value):
-    """A call that the model asks for. `arguments` is JSON text, as the model wrote it."""
+    """A call that the model asks for. `arguments` is the JSON text of an object."""
 
     id: str
     name: str
     arguments: str
+
+
+class OpenCall(Value):
+    """What has been told of a call that the model is still writing."""
+
+    id: str
+    name: str | None
+    """None: not known yet."""
+    text: str
+    """As the model writes it."""
+    arguments: str
+    """The beginning of their JSON text."""
 
 
 class ChatMessage(Argument):
@@ -249,6 +261,33 @@ class ModelInfo(Value):
     """Answers may have a reasoning part that is told apart."""
 
 
+Kind = Literal["cpu", "gpu"]
+"""Of a device that holds weights and caches."""
+
+
+class Correction(Value):
+    """What loads on this machine taught, by kind of device."""
+
+    compute: dict[Kind, float] = Field(default_factory=dict)
+    """Measured over estimated compute buffers."""
+    overhead: dict[Kind, int] = Field(default_factory=dict)
+    """Bytes."""
+
+
+class Plan(Value):
+    """What the app worked out for a load that leaves the number of GPU layers open."""
+
+    gpus: dict[str, int] = Field(default_factory=dict)
+    """The GPUs that it is made for, in llama.cpp's order, with their memory (bytes)."""
+    n_gpu_layers: int = -1
+    """-1: left to the worker, since the GPUs or the model's needs aren't known to the app."""
+    tensor_split: list[float] = Field(default_factory=list)
+    correction: Correction = Field(default_factory=Correction)
+    """For a worker that has to plan itself."""
+    at_most: int | None = None
+    """More layers than these were seen not to fit."""
+
+
 class WorkerConfig(Value):
     """Everything a worker needs to know at its start."""
 
@@ -274,6 +313,8 @@ class WorkerConfig(Value):
     """-1: all that the GPU takes, none where there is no GPU."""
     tensor_split: list[float] = Field(default_factory=list)
     """Share of the model on each GPU, where there are several; empty: by free memory."""
+    plan: Plan = Field(default_factory=Plan)
+    """For `n_gpu_layers` of -1. Made anew for each worker."""
     queue_limit: int = Field(256, ge=1)
     """Waiting generations beyond the slots; more are answered `busy`."""
 

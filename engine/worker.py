@@ -44,8 +44,8 @@ from engine.replies import EmbedDone, Message
 from engine.types import Timings, Usage, WorkerConfig
 
 PROGRESS_INTERVAL_S = 0.1
-
-
+MAX_TRIES = 4
+"""Loads of a model whose layers the GPU turns out not to hold; the last one gives it none."""
 MAX_WAITING = 64
 """Steps whose messages may wait to be sent: an app that can't follow slows decoding down."""
 MAX_AT_ONCE = 16
@@ -223,16 +223,31 @@ def _load(config: WorkerConfig, outbox: Outbox) -> Backend:
         return True
 
     progress(0.0)
-    try:
-        return load(config, progress)
-    except OffloadError as error:
-        fewer = error.n_gpu_layers // 2
+    for n_tries in range(1, MAX_TRIES):
+        try:
+            return _told(load(config, progress), config, outbox)
+        except OffloadError as error:
+            fewer = error.n_gpu_layers // 2 if n_tries < MAX_TRIES - 1 else 0
+            message = (
+                f"the GPU's memory didn't hold {error.n_gpu_layers} layers of {config.model_id}; "
+                f"{f'trying {fewer}' if fewer else 'the CPU takes them all'}"
+            )
+        outbox.put([LogLine(level="warning", message=message)])
+        plan = config.plan.model_copy(update={"at_most": fewer})
+        config = config.model_copy(update={"plan": plan})
+    return load(config, progress)
+
+
+def _told(backend: Backend, config: WorkerConfig, outbox: Outbox) -> Backend:
+    """Say so where the GPUs hold something else than the app has announced."""
+    planned, n = config.plan.n_gpu_layers, backend.info.n_gpu_layers
+    if config.n_gpu_layers < 0 <= planned != n and config.plan.at_most is None:
         message = (
-            f"the GPU's memory didn't hold {error.n_gpu_layers} layers of {config.model_id}; "
-            f"{f'trying {fewer}' if fewer else 'the CPU takes them all'}"
+            f"{planned} layers of {config.model_id} were planned for GPUs and {n} are there: "
+            "llama.cpp sees other GPUs than the app"
         )
-    outbox.put([LogLine(level="warning", message=message)])
-    return load(config.model_copy(update={"n_gpu_layers": fewer, "tensor_split": []}), progress)
+        outbox.put([LogLine(level="warning", message=message)])
+    return backend
 
 
 def _refused(command: Generate, error: ErrorInfo) -> GenerationFinished:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -217,6 +218,8 @@ class FakeBackend:
             os.abort()
         if spec.exit_after is not None and n >= spec.exit_after:
             os._exit(3)
+        if spec.gpu_abort is not None and n >= spec.gpu_abort:
+            _check_gpu(spec, self.info.n_gpu_layers)
         if spec.hang_after is not None and n >= spec.hang_after:
             _hang()
 
@@ -323,13 +326,24 @@ def _hang() -> NoReturn:
 
 
 def _offload(spec: FakeSpec, config: WorkerConfig) -> int:
+    """Layers on the imagined GPU, which holds `gpu_layers`; more fail here, or with `gpu_abort` later."""
     if spec.gpu_layers is None:
         return 0
-    chosen = config.n_gpu_layers if config.n_gpu_layers >= 0 else 2 * spec.gpu_layers + 1
-    if chosen <= spec.gpu_layers:
+    chosen, plan = config.n_gpu_layers, config.plan
+    if chosen < 0:
+        chosen = plan.n_gpu_layers if plan.n_gpu_layers >= 0 else 2 * spec.gpu_layers + 1
+        chosen = chosen if plan.at_most is None else min(chosen, plan.at_most)
+    if chosen <= spec.gpu_layers or spec.gpu_abort is not None:
         return chosen
     error = TokenglassError("out_of_memory", f"fake model: {chosen} layers don't fit on the GPU")
     raise OffloadError(error, chosen) if config.n_gpu_layers < 0 else error
+
+
+def _check_gpu(spec: FakeSpec, n_gpu_layers: int) -> None:
+    """End as ggml does where a GPU's memory is short."""
+    if spec.gpu_layers is not None and n_gpu_layers > spec.gpu_layers:
+        print("CUDA error: out of memory", file=sys.stderr, flush=True)
+        os.abort()
 
 
 def load(config: WorkerConfig, progress: LoadProgress) -> FakeBackend:
@@ -354,6 +368,8 @@ def load(config: WorkerConfig, progress: LoadProgress) -> FakeBackend:
             "out_of_memory", "fake model: not enough memory", hint="load a smaller model, or fewer slots"
         )
     n_gpu_layers = _offload(spec, config)
+    if spec.gpu_abort == 0:
+        _check_gpu(spec, n_gpu_layers)
     progress(1.0)
     n_ctx = spec.ctx or config.n_ctx or 4096
     n_slots = spec.slots or config.n_slots

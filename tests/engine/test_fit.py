@@ -12,7 +12,7 @@ from engine import fit
 from engine.fit import Device, Estimate, Sizes
 from engine.gguf import read_layout
 from engine.shape import ModelShape, shape_of
-from engine.types import WorkerConfig
+from engine.types import Correction, Plan, WorkerConfig
 from tests.engine import shapes
 
 GB = 1_000_000_000
@@ -233,17 +233,88 @@ def test_correction_and_measurement_change_the_answer() -> None:
     shape, devices = dense(8), MACHINES["CPU only"]
     plain = fit.estimate(shape, asked(), devices)
     more = fit.estimate(
-        shape, asked(), devices, correction=fit.Correction(compute={"cpu": 2.0}, overhead={"cpu": GB})
+        shape, asked(), devices, correction=Correction(compute={"cpu": 2.0}, overhead={"cpu": GB})
     )
     assert more.compute == pytest.approx(2 * plain.compute, abs=10)
     assert more.overhead > GB
     assert not more.measured
-    known = plain.devices[0].model_copy(update={"total": 13 * GB})
+    more_compute = {"compute": 2 * plain.compute, "overhead": 3 * plain.overhead}
+    known = plain.devices[0].model_copy(update=more_compute)
     measured = fit.estimate(shape, asked(), devices, measured={"CPU": known})
     assert measured.measured
-    assert (measured.total, measured.fits) == (13 * GB, "no")
+    assert measured.total == plain.total + plain.compute + 2 * plain.overhead
+    assert measured.total == measured.devices[0].total
+    full = [devices[0].model_copy(update={"memory_free": plain.total + 1})]
+    assert fit.estimate(shape, asked(), full).fits != "no"
+    assert fit.estimate(shape, asked(), full, measured={"CPU": known}).fits == "no"
     elsewhere = known.model_copy(update={"layers": 3})
     assert not fit.estimate(shape, asked(), devices, measured={"CPU": elsewhere}).measured
+
+
+def test_nothing_learned_goes_beyond_its_bounds() -> None:
+    shape, devices = dense(8), MACHINES["one 24 GB"]
+    plain = fit.estimate(shape, asked(), devices)
+    for wild in (0, 10**14):
+        wrong = {"weights": wild, "kv_cache": wild, "state": wild, "compute": wild, "overhead": wild}
+        known = {use.device: use.model_copy(update=wrong) for use in plain.devices}
+        found = fit.estimate(shape, asked(), devices, measured=known)
+        assert found.measured
+        assert 0.8 * plain.weights <= found.weights <= 1.25 * plain.weights
+        assert 0.24 * plain.compute <= found.compute <= 4 * plain.compute
+        assert 110e6 <= found.overhead <= 3.1e9
+        assert found.total == sum(use.total for use in found.devices)
+    bounded = fit.bounded(
+        Correction(compute={"cpu": 1e300, "gpu": -3.0}, overhead={"cpu": -5, "gpu": 10**30})
+    )
+    assert bounded.compute == {"cpu": 4.0, "gpu": 0.25}
+    assert bounded.overhead == {"cpu": 10_000_000, "gpu": 2_000_000_000}
+    sane = Correction(compute={"cpu": 1.5}, overhead={"gpu": 400_000_000})
+    assert fit.bounded(sane) == sane
+
+
+def test_layers_that_were_seen_not_to_fit_are_not_planned_again() -> None:
+    shape, card = dense(8), gpu(8)
+    plain = fit.estimate(shape, asked(), [CPU, card])
+    (use,) = plain.devices[1:]
+    assert (plain.n_gpu_layers, plain.fits) == (33, "yes")
+    took = use.model_copy(update={"overhead": use.overhead + card.memory_free - use.total + 1000})
+    known = {plain.devices[0].device: plain.devices[0], card.name: took}
+    found = fit.estimate(shape, asked(), [CPU, card], measured=known)
+    assert 0 < found.n_gpu_layers < 33
+    assert found.fits == "yes"
+    assert not found.measured
+    assert found.devices[1].total <= card.memory_free - fit.reserve(card)
+    # what is asked for is told as it is
+    assert fit.estimate(shape, asked(), [CPU, card], n_gpu_layers=33, measured=known).fits == "no"
+    # nor is it changed where it fits after all
+    roomy = fit.estimate(shape, asked(), [CPU, gpu(24)], measured=known)
+    assert (roomy.n_gpu_layers, roomy.measured, roomy.fits) == (33, True, "yes")
+
+
+def test_a_worker_follows_the_plan_where_it_finds_the_same_gpus() -> None:
+    shape, sizes = dense(70, n_layers=80), asked()
+    cards = [gpu(12), gpu(24, name="GPU 1")]
+    plan = Plan(
+        gpus={"GPU 0": 12 * GB, "GPU 1": 24 * GB},
+        n_gpu_layers=30,
+        tensor_split=[10.0, 20.0],
+        correction=Correction(overhead={"gpu": 2 * GB}),
+    )
+    fuller = [card.model_copy(update={"memory_free": GB}) for card in cards]  # by its own context
+    nearly = [cards[0].model_copy(update={"memory_total": int(11.5 * GB)}), cards[1]]
+    for same in (cards, fuller, nearly):
+        assert fit.layers_for(shape, sizes, same, plan) == (30, [10.0, 20.0])
+    own = fit.offload(shape, sizes, cards, plan.correction)
+    assert own[0] != 30
+    renamed = [cards[0].model_copy(update={"name": "Vulkan0"}), cards[1]]
+    for other in ([cards[1], cards[0]], cards[:1], [*cards, gpu(8, name="GPU 2")], renamed):
+        assert fit.layers_for(shape, sizes, other, plan) == fit.offload(shape, sizes, other, plan.correction)
+    left_open = plan.model_copy(update={"n_gpu_layers": -1})
+    assert fit.layers_for(shape, sizes, cards, left_open) == own
+    assert own != fit.offload(shape, sizes, cards)  # what was learned counts
+    for most, n in ((0, 0), (7, 7), (99, 30)):
+        capped = plan.model_copy(update={"at_most": most})
+        assert fit.layers_for(shape, sizes, cards, capped) == (n, [10.0, 20.0])
 
 
 @given(
@@ -252,13 +323,23 @@ def test_correction_and_measurement_change_the_answer() -> None:
     memory=st.lists(st.floats(0.5, 80), max_size=4),
     n_ctx=st.integers(1, 200_000),
     n_slots=st.integers(1, 16),
+    factor=st.floats(0.001, 1000),
+    overhead=st.integers(-GB, 100 * GB),
 )
 def test_the_plan_keeps_its_promises(
-    billions: float, n_layers: int, memory: list[float], n_ctx: int, n_slots: int
+    billions: float,
+    n_layers: int,
+    memory: list[float],
+    n_ctx: int,
+    n_slots: int,
+    factor: float,
+    overhead: int,
 ) -> None:
     shape = dense(max(billions, 2), n_layers)
     devices = [CPU, *(gpu(total, name=f"GPU {i}") for i, total in enumerate(memory))]
-    found = fit.estimate(shape, asked(n_ctx, n_slots), devices)
+    learned = Correction(compute={"gpu": factor, "cpu": factor}, overhead={"gpu": overhead})
+    learned = fit.bounded(learned)
+    found = fit.estimate(shape, asked(n_ctx, n_slots), devices, correction=learned)
     assert sum(use.layers for use in found.devices) == n_layers
     assert found.total == sum(use.total for use in found.devices)
     # nothing is lost between the devices
@@ -270,8 +351,18 @@ def test_the_plan_keeps_its_promises(
             assert use.total <= use.memory_free - fit.reserve(device)
     # one layer more, or a context more, would not do
     if 0 < found.max_ctx < shape.n_ctx_train and found.max_ctx >= fit.STEP:
-        assert fit.estimate(shape, asked(found.max_ctx, n_slots), devices).fits != "no"
+        larger = fit.estimate(shape, asked(found.max_ctx, n_slots), devices, correction=learned)
+        assert larger.fits != "no"
     assert found.fits in ("yes", "tight", "no")
+    # and the worker does the same
+    plan = Plan(
+        gpus={card.name: card.memory_total for card in devices[1:]},
+        n_gpu_layers=found.n_gpu_layers,
+        tensor_split=found.tensor_split,
+    )
+    split = fit.layers_for(shape, asked(n_ctx, n_slots), devices[1:], plan)
+    uses = fit.demand(shape, asked(n_ctx, n_slots), devices, *split, learned)
+    assert uses == found.devices
 
 
 @given(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -42,16 +43,21 @@ def load(config: WorkerConfig, progress: LoadProgress) -> LlamaBackend:
 
 
 def _place(config: WorkerConfig) -> WorkerConfig:
-    """Settle which layers go to which GPU: as many as fit, where that is left open."""
+    """Settle which layers go to which GPU: as the app planned it, where that is left open."""
     places = gpus() if lib.llama_supports_gpu_offload() else []
     if not places:
         return config.model_copy(update={"n_gpu_layers": 0, "tensor_split": []})
     if config.n_gpu_layers >= 0:
         return config
-    shape = shape_of(read_layout(Path(config.model_path)))
+    path, at_most = Path(config.model_path), config.plan.at_most
+    shape = shape_of(read_layout(path))
     if shape is None:  # the header tells too little: let llama.cpp try
-        return config.model_copy(update={"n_gpu_layers": 10_000})
-    n, split = fit.offload(shape, fit.sizes_of(config, shape.n_ctx_train, embedding=shape.embedding), places)
+        n, split = (header_of_model(path).n_layers or 10_000) + 1, list[float]()
+        n = n if at_most is None else min(n, at_most)
+    else:
+        sizes = fit.sizes_of(config, shape.n_ctx_train, embedding=shape.embedding)
+        n, split = fit.layers_for(shape, sizes, places, config.plan)
+    print(f"layers on GPUs: {n}, shares {split}, of {[place.name for place in places]}", file=sys.stderr)
     return config.model_copy(update={"n_gpu_layers": n, "tensor_split": split})
 
 
