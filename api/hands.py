@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from api import protocol
+from api import protocol, starts
 from api.bus import EventBus
 from api.clients import Client
-from api.history import History
+from api.history import History, stored_events
 from api.state import State
 from api.supervisor import Supervisor
 from engine import commands
 from engine.errors import TokenglassError
-from engine.events import ConversationChanged, ConversationMessage, Event, GenerationQueued
+from engine.events import Event
 from engine.replies import ControlDone, EmbedDone
 
 Answer = Callable[[dict[str, Any]], None]
@@ -52,7 +51,7 @@ class Hands:
 
     async def fork(self, client: Client, command: protocol.Fork, received_t: float, answer: Answer) -> None:
         """Start a branch and answer its id. Raises TokenglassError."""
-        source_id, branch_id = command.generation_id, f"gen_{secrets.token_hex(8)}"
+        source_id, branch_id = command.generation_id, starts.new_generation_id()
         fork = commands.Fork(
             request_id=self._request_id(),
             generation_id=source_id,
@@ -71,16 +70,8 @@ class Hands:
             self.bus.publish_all(changed)
             source = self.state.generations[source_id].queued
             self.bus.publish(
-                GenerationQueued(
-                    t=received_t,
-                    generation_id=branch_id,
-                    client_id=client.client_id,
-                    client_name=client.name,
-                    origin=client.origin,
-                    model=source.model,
-                    conversation_id=told.get("conversation_id"),
-                    message_id=told.get("message_id"),
-                    input=source.input,
+                starts.queued(
+                    client, branch_id, received_t, model=source.model, shown=source.input, place=told
                 )
             )
 
@@ -104,10 +95,8 @@ class Hands:
         conversation_id, message_id = source.queued.conversation_id, source.queued.message_id
         message = await self.history.add_branch(message_id, branch_id, source.queued.model, client.origin)
         conversation = await self.history.conversation(conversation_id)
-        return {"conversation_id": conversation_id, "message_id": message["id"]}, [
-            ConversationMessage(conversation_id=conversation_id, message=message),
-            ConversationChanged(type="conversation.updated", conversation=conversation),
-        ]
+        told = {"conversation_id": conversation_id, "message_id": message["id"]}
+        return told, stored_events(conversation, [message])
 
     async def _control(self, command: commands.Control, answered: Callable[[ControlDone], None]) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -11,7 +11,7 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from api.exchange import MAX_EXPORT_BYTES, ArchivedConversation
 from api.migrations import open_database, readable
 from api.responses.table import ResponseTable
 from engine.errors import TokenglassError
-from engine.events import GenerationFinished
+from engine.events import ConversationChanged, ConversationMessage, Event, GenerationFinished
 from engine.types import Origin
 
 logger = logging.getLogger(__name__)
@@ -348,3 +348,11 @@ def _closed() -> TokenglassError:
 def _log_problem(message: str | None) -> None:
     if message is not None:
         logger.error("%s", message)
+
+
+def stored_events(conversation: Row, messages: Iterable[Row]) -> list[Event]:
+    """What everybody is told of messages that were added or finished, and of their conversation."""
+    events: list[Event] = [
+        ConversationMessage(conversation_id=conversation["id"], message=message) for message in messages
+    ]
+    return [*events, ConversationChanged(type="conversation.updated", conversation=conversation)]

@@ -10,11 +10,9 @@ from concurrent.futures import Future
 
 from api.bus import Envelope
 from api.conversations import Row
-from api.history import History
+from api.history import History, stored_events
 from engine.errors import TokenglassError
 from engine.events import (
-    ConversationChanged,
-    ConversationMessage,
     Event,
     GenerationDelta,
     GenerationFinished,
@@ -92,8 +90,8 @@ class Recorder:
             return
         message, conversation = stored
         if conversation is not None:
-            self._publish(ConversationMessage(conversation_id=conversation["id"], message=message))
-            self._publish(ConversationChanged(type="conversation.updated", conversation=conversation))
+            for told in stored_events(conversation, [message]):
+                self._publish(told)
 
     def _on_problem(self, message: str | None) -> None:  # in the writer thread
         self._on_loop(lambda: self._tell(message))

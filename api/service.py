@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from api import exchange, permissions, protocol
+from api import exchange, permissions, protocol, starts
 from api.bus import EventBus
 from api.clients import Client
 from api.fit import Fit, estimated_config
 from api.hands import Answer, Hand, Hands
-from api.history import History
+from api.history import History, stored_events
 from api.library import Library
 from api.markdown import markdown
 from api.settings import SettingsStore
@@ -27,17 +26,13 @@ from engine.errors import ErrorInfo, TokenglassError
 from engine.events import (
     ConversationChanged,
     ConversationDeleted,
-    ConversationMessage,
     CustomMetric,
     Event,
     GenerationFinished,
-    GenerationQueued,
     SettingsChanged,
 )
 from engine.structured import check_wanted
 from engine.types import ChatMessage, SamplingParams, Timings, Usage, WorkerConfig
-
-MAX_INPUT_SHOWN = 2000
 
 
 class Outcome(NamedTuple):
@@ -121,7 +116,7 @@ class Service:
     async def _accept(self, client: Client, command: protocol.Generate, received_t: float) -> Outcome:
         model = self.supervisor.model_id
         assert model is not None
-        generation_id = f"gen_{secrets.token_hex(8)}"
+        generation_id = starts.new_generation_id()
         result: dict[str, Any] = {"generation_id": generation_id}
         messages, prompt, sampling = command.messages, command.prompt, self._sampling(command)
         changed: list[Event] = []
@@ -148,17 +143,8 @@ class Service:
             grammar=command.grammar,
             prompt_lookup_num_tokens=command.prompt_lookup_num_tokens,
         )
-        queued = GenerationQueued(
-            t=received_t,
-            generation_id=generation_id,
-            client_id=client.client_id,
-            client_name=client.name,
-            origin=client.origin,
-            model=model,
-            conversation_id=command.conversation_id,
-            message_id=result.get("message_id"),
-            input=shown_input(messages, prompt),
-        )
+        shown = starts.shown_input(messages, prompt)
+        queued = starts.queued(client, generation_id, received_t, model=model, shown=shown, place=result)
         client.add_own(generation_id)
 
         def start() -> None:
@@ -193,16 +179,12 @@ class Service:
             # the conversation must not wait for an answer that nobody writes
             self.history.submit_finish(_given_up(generation_id))
             raise
-        events: list[Event] = [
-            ConversationMessage(conversation_id=conversation_id, message=message) for message in new
-        ]
-        events.append(ConversationChanged(type="conversation.updated", conversation=conversation))
         told = {
             "conversation_id": conversation_id,
             "user_message_id": user_id,
             "message_id": answer["id"],
         }
-        return told, messages, events
+        return told, messages, stored_events(conversation, new)
 
     async def _check_model(self, model: str | None) -> None:
         loaded = self.supervisor.model_id
@@ -408,12 +390,3 @@ def _given_up(generation_id: str) -> GenerationFinished:
         timings=Timings(),
         error=ErrorInfo(code="internal", message="the generation could not be started"),
     )
-
-
-def shown_input(messages: Sequence[ChatMessage] | None, prompt: str | list[int] | None) -> str:
-    """What `generation.queued` shows of the question: the last user message, or the prompt."""
-    text = prompt if isinstance(prompt, str) else f"{len(prompt)} tokens" if prompt else ""
-    for message in messages or ():
-        if message.role == "user":
-            text = message.content or ""
-    return text[:MAX_INPUT_SHOWN]

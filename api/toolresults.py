@@ -6,24 +6,21 @@ What is needed for that stays in memory after a generation has ended with calls:
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from api import protocol
+from api import protocol, starts
 from api.bus import Envelope, EventBus
 from api.clients import Client
 from api.hands import Answer
-from api.history import History
+from api.history import History, stored_events
 from api.state import State
 from api.supervisor import Supervisor
 from engine import commands
 from engine.errors import TokenglassError
 from engine.events import (
-    ConversationChanged,
-    ConversationMessage,
     Event,
     GenerationFinished,
     GenerationForked,
@@ -216,7 +213,7 @@ class ToolResults:
         self, client: Client, asked: Asked, received_t: float
     ) -> tuple[commands.Generate, GenerationQueued, dict[str, Any], list[Event]]:
         """Everything but starting it: its place in the queue, and in a conversation, is taken then."""
-        generation_id, model = f"gen_{secrets.token_hex(8)}", asked.queued.model
+        generation_id, model = starts.new_generation_id(), asked.queued.model
         told: dict[str, Any] = {"generation_id": generation_id}
         changed: list[Event] = []
         self._supervisor.reserve()
@@ -245,16 +242,13 @@ class ToolResults:
                 "tool_choice": "auto" if forced else asked.command.tool_choice,
             }
         )
-        queued = GenerationQueued(
-            t=received_t,
-            generation_id=generation_id,
-            client_id=client.client_id,
-            client_name=client.name,
-            origin=client.origin,
+        queued = starts.queued(
+            client,
+            generation_id,
+            received_t,
             model=model,
-            conversation_id=asked.queued.conversation_id,
-            message_id=told.get("message_id"),
-            input=asked.queued.input,
+            shown=asked.queued.input,
+            place=told,
             continues=asked.queued.generation_id,
         )
         return work, queued, told, changed
@@ -263,17 +257,13 @@ class ToolResults:
         self, client: Client, asked: Asked, generation_id: str
     ) -> tuple[dict[str, Any], list[Event]]:
         """Commit the results and the place of the next answer, below the one that made the calls."""
-        message_id, conversation_id = asked.queued.message_id, asked.queued.conversation_id
+        message_id = asked.queued.message_id
         assert message_id is not None
-        assert conversation_id is not None
         results = [(call_id, asked.results[call_id]) for call_id in asked.calls]
         where = (generation_id, asked.queued.model, client.origin)
         messages, conversation = await self._history.add_results(message_id, results, *where)
-        events: list[Event] = [
-            ConversationMessage(conversation_id=conversation_id, message=message) for message in messages
-        ]
-        events.append(ConversationChanged(type="conversation.updated", conversation=conversation))
-        return {"conversation_id": conversation_id, "message_id": messages[-1]["id"]}, events
+        told = {"conversation_id": conversation["id"], "message_id": messages[-1]["id"]}
+        return told, stored_events(conversation, messages)
 
 
 def _size(command: commands.Generate) -> int:

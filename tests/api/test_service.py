@@ -6,7 +6,7 @@ import pytest
 
 from api.core import Core
 from api.local import LocalClient
-from api.service import MAX_INPUT_SHOWN, shown_input
+from api.starts import MAX_INPUT_SHOWN, shown_input
 from engine.errors import TokenglassError
 from engine.types import ChatMessage
 from tests.api.harness import CommandError, Frame, Wire, app, client, eventually, run
