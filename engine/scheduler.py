@@ -4,6 +4,9 @@ There is no prefill phase and no decode phase: each busy slot has computed token
 all its tokens, and each step has one token budget. Slots that miss one token (they decode) come first; then
 those that miss more (prompts, and what was edited) in the order of their arrival: short ones whole, long ones
 in chunks that fill the rest of the budget, as far as that keeps decoding smooth (`engine.pace`).
+
+In the batch they stand in the order of their sequences. llama.cpp computes together only what follows number
+upon number there (`llama_batch_allocr::split_equal`); in another order 16 took three times as long.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ class Plan:
 
     batch: Batch
     slots: list[Slot]
-    """Those with tokens in the batch."""
+    """Those with tokens in the batch, in its order."""
     counts: list[int]
     """How many, slot by slot."""
     drafts: dict[int, list[int]] = field(default_factory=dict)
@@ -37,6 +40,7 @@ class Plan:
     """Guessed ones included."""
 
 
+_id = attrgetter("id")
 _last_turn = attrgetter("last_turn")
 
 
@@ -86,27 +90,33 @@ class Scheduler:
         for slot in decoding:
             self._turn += 1
             slot.last_turn = self._turn
-        if drafts:
-            plan = _plan_with_drafts(decoding, drafts, for_decoding - len(decoding))
-        else:
-            plan = _plan(decoding)
-        if prefilling:
-            self._add_prompts(plan, prefilling, budget - plan.decode_tokens)
+        if not prefilling and not drafts:
+            return _decode(sorted(decoding, key=_id))
+        guesses = _fit(drafts, decoding, for_decoding - len(decoding)) if drafts else {}
+        n_decode = len(decoding) + sum(map(len, guesses.values()))
+        prompts, n_whole = self._prompts(prefilling, n_decode) if prefilling else ([], 0)
+        plan = _mix([(slot, 1) for slot in decoding] + prompts, guesses)
+        plan.decode_tokens = n_decode
+        plan.prefill_tokens = len(plan.batch.tokens) - n_decode
+        plan.whole_tokens = n_whole
         return plan
 
-    def _add_prompts(self, plan: Plan, prefilling: list[Slot], budget: int) -> None:
-        chunk = min(budget, self.pace.allowance(plan.decode_tokens))
+    def _prompts(self, prefilling: list[Slot], n_decode: int) -> tuple[list[tuple[Slot, int]], int]:
+        """Prompt tokens beside decoding ones: whose, and how many; and how many of all come whole."""
+        parts: list[tuple[Slot, int]] = []
+        n_whole = 0
+        budget = self._n_batch - n_decode
+        chunk = min(budget, self.pace.allowance(n_decode))
         if chunk == 0:
-            return
-        short = whole = self.pace.whole(plan.decode_tokens)
+            return parts, 0
+        short = self.pace.whole(n_decode)
         for slot in prefilling:
             missing = slot.missing
             if chunk < missing <= short and not slot.in_chunks:
-                if missing > min(whole, budget):
+                if missing > min(short - n_whole, budget):
                     continue  # it has its turn in one of the next steps
                 count = missing
-                whole -= count
-                plan.whole_tokens += count
+                n_whole += count
             else:
                 count = min(chunk, budget, missing)
                 if count == 0:
@@ -114,10 +124,22 @@ class Scheduler:
                 chunk -= count
                 slot.in_chunks = count < missing
             budget -= count
-            _append_chunk(plan, slot, count)
+            parts.append((slot, count))
+        return parts, n_whole
 
 
-def _plan(decoding: list[Slot]) -> Plan:
+def _fit(drafts: Mapping[int, list[int]], decoding: list[Slot], room: int) -> dict[int, list[int]]:
+    """The guesses that there is room for."""
+    fitting: dict[int, list[int]] = {}
+    for slot in decoding:
+        draft = drafts.get(slot.id, [])[:room]
+        if draft:
+            fitting[slot.id] = draft
+            room -= len(draft)
+    return fitting
+
+
+def _decode(decoding: list[Slot]) -> Plan:
     """A token for each."""
     n = len(decoding)
     batch = Batch(
@@ -129,34 +151,24 @@ def _plan(decoding: list[Slot]) -> Plan:
     return Plan(batch, decoding, [1] * n, decode_tokens=n)
 
 
-def _plan_with_drafts(decoding: list[Slot], drafts: Mapping[int, list[int]], room: int) -> Plan:
-    """A token for each, and what is guessed to come after it; the logits of all are wanted."""
-    plan = Plan(Batch([], [], [], []), decoding, [])
+def _mix(parts: list[tuple[Slot, int]], drafts: dict[int, list[int]]) -> Plan:
+    """So many missing tokens of each, and guesses of what comes after them.
+
+    Of a prompt only the last token's logits are wanted; of a guess all are.
+    """
+    plan = Plan(Batch([], [], [], []), [], [], drafts)
     batch = plan.batch
-    for slot in decoding:
-        draft = drafts.get(slot.id, [])[:room]
-        if draft:
-            plan.drafts[slot.id] = draft
-            room -= len(draft)
-        count = 1 + len(draft)
-        batch.tokens += (slot.tokens[-1], *draft)
-        batch.positions += range(slot.computed, slot.computed + count)
-        batch.sequences += [slot.id] * count
-        batch.wants_logits += [True] * count
-        plan.counts.append(count)
-        plan.decode_tokens += count
+    for slot, count in sorted(parts, key=lambda part: part[0].id):
+        draft = drafts.get(slot.id, [])
+        start = slot.computed
+        end = start + count
+        n = count + len(draft)
+        batch.tokens += slot.tokens[start:end]
+        batch.tokens += draft
+        batch.positions += range(start, start + n)
+        batch.sequences += [slot.id] * n
+        batch.wants_logits += [False] * (count - 1)
+        batch.wants_logits += [end == len(slot.tokens)] * (1 + len(draft))
+        plan.slots.append(slot)
+        plan.counts.append(n)
     return plan
-
-
-def _append_chunk(plan: Plan, slot: Slot, count: int) -> None:
-    """Put a chunk of missing tokens into the batch; only the logits of a slot's last token are wanted."""
-    batch, start = plan.batch, slot.computed
-    end = start + count
-    batch.tokens += slot.tokens[start:end]
-    batch.positions += range(start, end)
-    batch.sequences += [slot.id] * count
-    batch.wants_logits += [False] * (count - 1)
-    batch.wants_logits.append(end == len(slot.tokens))
-    plan.slots.append(slot)
-    plan.counts.append(count)
-    plan.prefill_tokens += count

@@ -62,26 +62,31 @@ class Slots:
         `prefixes` says how many tokens each slot has in common with it. Mostly the two are the same: the free
         slot with the longest common prefix. But where most of a long conversation would be lost for a prefix
         that is a small part of the prompt too (a system prompt, say), a slot doesn't count as a match; where
-        none matches, the least recently used one is taken. The prefix is copied where another slot has more
+        none matches, one that holds nothing is taken, beside a busy one if possible (see `engine.scheduler`
+        for why), else the least recently used one. The prefix is copied where another slot has more
         of it, or where less is lost so. The last token is never reused, since its logits are needed.
         """
         usable = [self._usable(slot, min(prefixes[slot.id], len(tokens) - 1)) for slot in self.all]
 
-        def rank(slot: Slot) -> tuple[int, int]:
+        def rank(slot: Slot) -> tuple[int, bool, bool, int]:
             prefix = usable[slot.id]
             matches = 2 * prefix >= min(len(slot.tokens), len(tokens))
-            return prefix if matches else 0, -slot.last_used
+            empty = not slot.computed
+            return prefix if matches else 0, empty, empty and self._beside_busy(slot), -slot.last_used
 
         free = [slot for slot in self.all if not slot.busy]
         assert free, "no slot is free"
         target = max(free, key=rank)
         source = max(self.all, key=lambda slot: usable[slot.id])
-        emptiest = min(free, key=lambda slot: slot.computed)
+        emptiest = min(free, key=lambda slot: (slot.computed, not self._beside_busy(slot)))
         if usable[target.id] > WORTH_COPYING and emptiest.computed < target.computed - usable[target.id]:
             target = emptiest
         if usable[source.id] - usable[target.id] <= WORTH_COPYING:
             source = target
         return target, source, usable[source.id]
+
+    def _beside_busy(self, slot: Slot) -> bool:
+        return any(other.busy for other in self.all[max(0, slot.id - 1) : slot.id + 2])
 
     def _usable(self, slot: Slot, prefix: int) -> int:
         """How many tokens of a prefix can be taken over; of a recurrent state all that went in, or none."""

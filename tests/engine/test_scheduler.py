@@ -136,8 +136,25 @@ def test_short_prompts_come_whole_and_long_ones_in_chunks() -> None:
     assert plan.batch.sequences == [a] + [b] * 2 + [c] * 5, "the last one's turn comes in the next step"
     assert (plan.prefill_tokens, plan.whole_tokens, plan.decode_tokens) == (7, 5, 1)
     plan = bench.step()
-    assert plan.batch.sequences == [a, c] + [b] * 2 + [d] * 6, "a long one's rest isn't a short one"
+    assert plan.batch.sequences == [a] + [b] * 2 + [c] + [d] * 6, "a long one's rest isn't a short one"
     assert plan.whole_tokens == 6
+
+
+def test_the_batch_is_in_the_order_of_sequences_not_of_arrival() -> None:
+    bench = Bench(4, 32)
+    slots = [bench.start(1) for _ in range(3)]
+    assert slots == [0, 1, 2]
+    bench.step()
+    bench.end(0)
+    bench.end(1)
+    late = [bench.start(4), bench.start(4)]
+    running = [slot.id for slot in bench.scheduler.running]
+    assert running == [2, *late]
+    assert bench.step().batch.sequences == sorted([2] + [late[0]] * 4 + [late[1]] * 4)
+    plan = bench.scheduler.plan(drafts={2: [8, 9]})
+    assert plan.batch.sequences == sorted([2] * 3 + late)
+    assert plan.drafts == {2: [8, 9]}
+    assert plan.decode_tokens == 5
 
 
 def test_what_is_no_longer_than_a_chunk_is_one() -> None:
@@ -239,7 +256,9 @@ def test_budget_positions_and_fairness(
         batch = plan.batch
         assert len(batch.tokens) <= n_batch
         assert len(batch.tokens) == sum(plan.counts) == plan.prefill_tokens + plan.decode_tokens
-        assert len({slot.id for slot in plan.slots}) == len(plan.slots)
+        ids = [slot.id for slot in plan.slots]
+        assert ids == sorted(set(ids))
+        assert batch.sequences == sorted(batch.sequences)
         for slot in plan.slots:
             places = [p for p, s in zip(batch.positions, batch.sequences, strict=True) if s == slot.id]
             assert places == list(range(before[slot.id], slot.computed))

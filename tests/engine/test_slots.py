@@ -76,6 +76,26 @@ def test_without_a_match_the_least_recently_used_is_taken() -> None:
     assert bench.choose([7, 8])[0] is bench.all[1]
 
 
+def test_what_is_held_stays_where_another_slot_holds_nothing() -> None:
+    bench = Bench(3)
+    bench.use(0, [1, 2, 3])
+    for index in (1, 2):
+        bench.use(index, [index + 10])
+        bench.slots.cut(bench.all[index], 0)
+    assert bench.choose([7, 8])[0] is bench.all[1]
+
+
+def test_of_empty_slots_one_beside_a_busy_one_is_taken() -> None:
+    bench = Bench(8)
+    for index in (0, 7, 1, 6, 2, 5, 3, 4):  # in this order they would be taken again
+        bench.use(index, [index + 10])
+        bench.slots.cut(bench.all[index], 0)
+    taken = [bench.take([token])[0].id for token in range(50, 58)]
+    for n in range(1, 9):
+        seats = sorted(taken[:n])
+        assert seats == list(range(seats[0], seats[0] + n))
+
+
 def test_a_long_conversation_is_not_given_up_for_a_short_prefix() -> None:
     bench = Bench(2)
     bench.use(0, list(range(100)))
