@@ -130,6 +130,8 @@ def report(result: dict[str, Any]) -> str:
     """Tables of everything that was measured."""
     machine = result["machine"]
     where = f"{machine['cores']} cores ({machine['cpu']}), llama.cpp {result['llama_cpp']}"
+    if n := result["n_gpu_layers"]:
+        where += f", {n} layers on a GPU ({', '.join(result['devices'])})"
     how = (
         f"{result['pairs']} interleaved pairs, {result['tokens']} tokens a run, {result['sampling']} sampling"
     )

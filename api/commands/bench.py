@@ -112,6 +112,7 @@ def result_of(settings: Settings, records: Records, machine: Machine) -> dict[st
         "sampling": "usual" if settings.usual_sampling else "greedy",
         "llama_cpp": records.about["llama_cpp"],
         "devices": records.about["info"]["devices"],
+        "n_gpu_layers": records.about["info"]["n_gpu_layers"],
         "machine": machine.about(),
         "warnings": machine.warnings(),
         "notes": [*records.notes, *doubts(records.pairs)],

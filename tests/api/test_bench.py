@@ -80,6 +80,10 @@ def test_every_part_measures_what_it_says(
     text = report.report(result)
     assert result["model"] in text
     assert "3 generations at once" in text
+    assert "on a GPU" not in text
+    assert "9 layers on a GPU (card, CPU)\n" in report.report(
+        result | {"n_gpu_layers": 9, "devices": ["card", "CPU"]}
+    )
     assert "One short answer over the network, 60 ms there and back" in text
 
 

@@ -26,7 +26,7 @@ CONFIGS: tuple[dict[str, int], ...] = (
 
 def both(path: Path, config: dict[str, int]) -> tuple[Use, ModelInfo]:
     """What is estimated and what a load tells."""
-    wanted = WorkerConfig(model_id="m", model_path=str(path), n_threads=1, **config)
+    wanted = WorkerConfig(model_id="m", model_path=str(path), n_threads=1, n_gpu_layers=0, **config)
     backend = load(wanted, lambda _: True)
     try:
         info = backend.info
