@@ -33,15 +33,25 @@ LIMIT_S = 200.0
 """The same for a whole test."""
 LASTING = "fake:tokens=1000000,delay_ms=5,ctx=2000000"
 """A model whose answers last until somebody ends them."""
-PATIENT = """
-import sys
-from api import serve
-from desktop.__main__ import main
-serve.QUIT_LIMIT_S = 60.0
-sys.exit(main())
-"""
-PROGRAM = ("-c", PATIENT)
-"""The app, but for the alarm that ends it where quitting hangs: a busy machine may set that off."""
+
+
+def program(*changes: str) -> tuple[str, str]:
+    """The app for `serve`, without the alarm that a busy machine sets off: it ends it where quitting hangs.
+
+    `changes`: further lines of Python to begin with; `server` is the module `api.server`.
+    """
+    lines = (
+        "import sys",
+        "from api import serve, server",
+        "from desktop.__main__ import main",
+        "serve.QUIT_LIMIT_S = 60.0",
+        *changes,
+        "sys.exit(main())",
+    )
+    return "-c", "\n".join(lines)
+
+
+PROGRAM = program()
 
 
 class Serve:
@@ -205,6 +215,12 @@ def quiet_port(*hosts: str) -> int:
                 stack.enter_context(socket.socket()).bind((host, port))
             return port
     raise AssertionError("no port is free")
+
+
+def cpu_s(app: Serve) -> float:
+    """Seconds that the app's process has worked so far, however long it had to wait for a processor."""
+    used = psutil.Process(app.process.pid).cpu_times()
+    return float(used.user + used.system)
 
 
 async def eventually(condition: Callable[[], bool], limit_s: float = END_LIMIT_S) -> None:

@@ -11,10 +11,9 @@ import psutil
 from openai import AsyncOpenAI
 from openai.lib.responses_websocket import ResponsesWebSocketAccumulator
 
-from tests.e2e.harness import Serve, eventually, serve
+from tests.e2e.harness import LASTING, LIMIT_S, Serve, eventually, program, quiet_port, serve
 
 STARTER = str(Path(__file__).resolve().parents[2] / "assets" / "starter" / "starter.gguf")
-LIMIT_S = 100.0
 TERMINALS = ("response.completed", "response.incomplete", "response.failed")
 
 SCRIPT = """
@@ -119,7 +118,7 @@ def test_an_answer_outlives_its_engine(tmp_path: Path) -> None:
 
 def test_the_package_comes_back_by_itself_and_goes_on(tmp_path: Path) -> None:
     """Quitting closes with 1001, which makes it try again; the conversation is where it was."""
-    token = "a-token-for-both-runs"
+    token, port = "a-token-for-both-runs", str(quiet_port())
     codes: list[int] = []
 
     async def listen(connection: Any, ended: asyncio.Queue[Any]) -> None:
@@ -129,11 +128,11 @@ def test_the_package_comes_back_by_itself_and_goes_on(tmp_path: Path) -> None:
 
     async def test() -> None:
         ended: asyncio.Queue[Any] = asyncio.Queue()
-        with serve(tmp_path, "fake:echo=1", "--token", token) as app:
+        with serve(tmp_path, "fake:echo=1", "--token", token, "--port", port) as app:
             base_url = app.ready["base_url"]
             api = AsyncOpenAI(base_url=base_url, api_key=token)
             connection = await api.responses.connect(
-                on_reconnecting=lambda event: codes.append(event.close_code), max_retries=60, max_delay=1.0
+                on_reconnecting=lambda event: codes.append(event.close_code), max_retries=1000, max_delay=1.0
             ).enter()
             listening = asyncio.create_task(listen(connection, ended))
             await connection.response.create(input="before")
@@ -144,7 +143,6 @@ def test_the_package_comes_back_by_itself_and_goes_on(tmp_path: Path) -> None:
         assert codes[0] == 1001
         # what is sent meanwhile goes out once it is back
         await connection.response.create(input="after", previous_response_id=first.id)
-        port = base_url.split(":")[2].split("/")[0]
         with serve(tmp_path, "fake:echo=1", "--token", token, "--port", port):
             second = await ended.get()
             assert (second.output_text, second.previous_response_id) == ("after", first.id)
@@ -183,5 +181,5 @@ def test_who_is_being_answered_hears_that_the_app_quits(tmp_path: Path) -> None:
                 assert "quitting" in response.error.message
         assert app.wait() == 0
 
-    with serve(tmp_path, "fake:tokens=5000,delay_ms=5") as app:
+    with serve(tmp_path, LASTING, program=program("server.LAST_WORDS_S = 30.0")) as app:
         asyncio.run(asyncio.wait_for(test(app), LIMIT_S))

@@ -66,7 +66,7 @@ class Story:
 async def held_answer(story: Story) -> str:
     """Ask and hold the answer; again where it was over before the hand got there: this model is quick."""
     asked = [{"role": "user", "content": "Tell me a story about a lighthouse"}]
-    for _ in range(20):
+    while True:
         started = await story.do(
             "generate", messages=asked, sampling={"temperature": 0}, max_tokens=300, logprobs=3
         )
@@ -78,7 +78,6 @@ async def held_answer(story: Story) -> str:
                 raise
         else:
             return generation_id
-    raise AssertionError("every answer was over before it could be held")
 
 
 def test_an_answer_with_a_hand_on_it(tmp_path: Path) -> None:

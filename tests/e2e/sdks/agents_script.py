@@ -18,7 +18,7 @@ from agents import (
 )
 from pydantic import BaseModel
 
-from tests.e2e.sdks.report import KEY, MODEL, STARTER_URL, WebSockets, feature, hermes, main
+from tests.e2e.sdks.report import KEY, LONG, MODEL, STARTER_URL, WebSockets, feature, hermes, main, spun_out
 
 set_tracing_disabled(True)  # it would tell OpenAI about every run
 set_default_openai_api("chat_completions")
@@ -86,7 +86,7 @@ async def tool_loop() -> str:
 @feature("streamed tools")
 async def streamed_tools() -> str:
     asked.clear()
-    said = hermes(("clock", {"zone": "UTC"}), ("clock", {"zone": "CET"}))
+    said = spun_out(hermes(("clock", {"zone": "UTC"}), ("clock", {"zone": "CET"})), "zone")
     first = agent(tools=[clock], tool_use_behavior="stop_on_first_tool")
     result = Runner.run_streamed(first, said)
     n_parts = 0
@@ -141,11 +141,11 @@ async def over_responses(websocket: bool) -> str:
     try:
         config = RunConfig(model_provider=here)
         assert (await Runner.run(agent(), "Hello, you!", run_config=config)).final_output == "Hello, you!"
-        result = Runner.run_streamed(agent(), "one two three", run_config=config)
+        result = Runner.run_streamed(agent(), LONG, run_config=config)
         kinds = [
             event.data.type async for event in result.stream_events() if event.type == "raw_response_event"
         ]
-        assert result.final_output == "one two three"
+        assert result.final_output == LONG
         assert kinds.count("response.output_text.delta") > 1
         asked.clear()
         settings = ModelSettings(

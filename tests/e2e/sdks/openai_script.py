@@ -12,7 +12,7 @@ import openai
 from openai import AsyncOpenAI, OpenAI, pydantic_function_tool
 from pydantic import BaseModel
 
-from tests.e2e.sdks.report import EMBEDDING_URL, KEY, MODEL, STARTER_URL, feature, hermes, main
+from tests.e2e.sdks.report import EMBEDDING_URL, KEY, MODEL, STARTER_URL, feature, hermes, main, spun_out
 
 
 class Person(BaseModel):
@@ -100,7 +100,7 @@ async def streamed_tools() -> str:
     calls = hermes(("clock", {"zone": "UTC"}), ("clock", {"zone": "CET"}))
     async with AsyncOpenAI() as api:
         stream = await api.chat.completions.create(
-            model=MODEL, messages=said(calls), tools=[CLOCK], stream=True
+            model=MODEL, messages=said(spun_out(calls, "zone")), tools=[CLOCK], stream=True
         )
         parts = [
             call
@@ -111,7 +111,7 @@ async def streamed_tools() -> str:
         for place, zone in enumerate(("UTC", "CET")):
             written = [part.function.arguments for part in parts if part.index == place and part.function]
             assert json.loads("".join(one or "" for one in written)) == {"zone": zone}
-            assert len(written) > 2
+            assert len(written) > 1
         only = await api.chat.completions.create(
             model=MODEL, messages=said(calls), tools=[CLOCK], parallel_tool_calls=False
         )

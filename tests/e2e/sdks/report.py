@@ -22,7 +22,11 @@ STARTER_URL = os.environ.get("STARTER_URL", "")
 """An app with the starter model."""
 EMBEDDING_URL = os.environ.get("EMBEDDING_URL", "")
 KEY = os.environ.get("OPENAI_API_KEY", "")
-LIMIT_S = 90.0
+LIMIT_S = 180.0
+N_TOKENS = 1200
+"""More than the app ever joins into one piece, even for who reads slowly (`MAX_MERGED_TOKENS`, twice)."""
+LONG = " ".join(("one two",) * (N_TOKENS // 2))
+"""A text of so many tokens of the echoing model."""
 
 Feature = Callable[[], Awaitable[str]]
 _features: list[tuple[str, Feature]] = []
@@ -97,6 +101,11 @@ def _stay_here() -> set[str]:
     socket.socket.connect = only_here  # type: ignore[method-assign, assignment]
     socket.getaddrinfo = names_of_here
     return reached
+
+
+def spun_out(calls: str, name: str) -> str:
+    """The same with so much white space before this argument's value that it comes in several pieces."""
+    return calls.replace(f'"{name}": ', f'"{name}": {" " * N_TOKENS}')
 
 
 def hermes(*calls: tuple[str, dict[str, Any]]) -> str:
