@@ -114,8 +114,6 @@ class Subscription:
         """Estimated size of matching events published since the last drain; replayed ones don't count."""
         self.last_seq = 0
         """`seq` of the last event handed out."""
-        self.merged = 0
-        """Events so far that came joined with a later one, or replaced by one."""
 
     def select(
         self, patterns: Iterable[str], generations: GenerationFilter = "all", since: int | None = None
@@ -208,7 +206,6 @@ class Subscription:
             portion = self._gather(max_bytes, until)
             if place is not None and not self.pending:
                 shared[place] = portion
-        self.merged += portion.n_events - len(portion.envelopes)
         if portion.envelopes:
             self.last_seq = portion.envelopes[-1].seq
         if not self.pending:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from api.bus import Portion
 from api.permissions import NOBODY, Grant, Permission
 from engine.events import ClientConnected, ClientDisconnected, ClientMetrics, ClientTraffic, Event
 from engine.types import Origin
@@ -97,6 +98,11 @@ class Client:
 
     def may(self, permission: Permission) -> bool:
         return permission in self.grant.permissions
+
+    def count(self, portion: Portion) -> None:
+        """It is sent what a drain of its subscription brought."""
+        self.sent_events += len(portion.envelopes)
+        self.merged += portion.n_events - len(portion.envelopes)
 
     def add_own(self, generation_id: str) -> None:
         self.own.add(generation_id)

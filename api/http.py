@@ -20,6 +20,7 @@ import h11
 from websockets.datastructures import Headers
 
 from api import heads
+from api.backpressure import Backpressure
 from api.permissions import NOBODY, Grant
 
 logger = logging.getLogger(__name__)
@@ -39,10 +40,6 @@ KEEP_ALIVE_S = 30.0
 LINGER_S = 2.0
 """After a last answer what still comes is dropped for so long, or closing would take the answer away."""
 WRITE_HIGH_BYTES = 1 << 16
-MAX_BACKLOG_BYTES = 1 << 20
-"""Unread answers beyond this cut the connection."""
-STALL_S = 5.0
-"""Nothing is read for so long although something waits: cut."""
 
 JSON = "application/json"
 _HEAD_TOO_LARGE = f"a request's head may have {MAX_HEAD_BYTES} bytes"
@@ -121,12 +118,12 @@ class Exchange:
     @property
     def written(self) -> int:
         """Bytes written on the connection so far."""
-        return self._connection.written
+        return self._connection.pressure.written
 
     @property
     def waiting(self) -> int:
         """Bytes that the client hasn't taken, or that haven't been written yet."""
-        return self._connection.transport.get_write_buffer_size() + self.backlog()
+        return self._connection.pressure.buffered + self.backlog()
 
     async def send(self, answer: Answer) -> None:
         """Write a whole answer."""
@@ -161,6 +158,7 @@ class HttpConnection(asyncio.Protocol):
     """One connection from its first request on. Loop thread only."""
 
     transport: asyncio.Transport
+    pressure: Backpressure
 
     def __init__(self, router: Router) -> None:
         self._router = router
@@ -180,9 +178,6 @@ class HttpConnection(asyncio.Protocol):
         self._lingering = False
         self._room = asyncio.Event()
         self._room.set()
-        self.written = 0
-        self._moved = 0
-        self._moved_t = time.monotonic()
         self.end_reason = "closed"
         """Why the connection ended: `closed`, `lost` or `slow`."""
         self.grant = NOBODY
@@ -193,6 +188,7 @@ class HttpConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
+        self.pressure = Backpressure(transport)
         transport.set_write_buffer_limits(WRITE_HIGH_BYTES)
         self._router.opened(self)
         self._limit(HEAD_S)
@@ -358,8 +354,7 @@ class HttpConnection(asyncio.Protocol):
             raise ConnectionResetError("the client is gone")
         data = self._http.send(event)
         if data:
-            self.written += len(data)
-            self.transport.write(data)
+            self.pressure.write(data)
 
     async def drain(self) -> None:
         """Wait until most of what was written has left. Raises ConnectionError where the client is gone."""
@@ -421,13 +416,9 @@ class HttpConnection(asyncio.Protocol):
 
     def check(self, now: float) -> None:
         """Cut the connection if it doesn't take what is sent; called about twice a second."""
-        buffered = self.transport.get_write_buffer_size()
-        moved = self.written - buffered
-        if moved > self._moved or not buffered:
-            self._moved_t = now
-        self._moved = moved
-        backlog = buffered + (self._exchange.backlog() if self._exchange is not None else 0)
-        if backlog > MAX_BACKLOG_BYTES or now - self._moved_t > STALL_S:
+        self.pressure.look(now)
+        backlog = self.pressure.buffered if self._exchange is None else self._exchange.waiting
+        if self.pressure.too_slow(now, backlog):
             self.end_reason = "slow"
             self._router.refused(408, "a client that doesn't read is cut")
             self.transport.abort()

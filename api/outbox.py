@@ -16,6 +16,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.protocol import State as ConnectionState
 
 from api import protocol
+from api.backpressure import MAX_BACKLOG_BYTES, PORTION_BYTES, Backpressure
 from api.bus import Subscription
 from api.clients import Client
 from api.framing import LARGE_FRAME_BYTES, PING, text_frames
@@ -23,17 +24,12 @@ from api.pump import Pump
 
 logger = logging.getLogger(__name__)
 
-MAX_BACKLOG_BYTES = 1 << 20
-"""Unread events and small replies beyond this cut the connection."""
 LAGGING_BYTES = 1 << 18
-STALL_S = 5.0
-"""Nothing moves for so long although something is to be sent: cut."""
+"""With more unread events and small replies than this everybody is told that the client lags."""
 PING_S = 20.0
 """A client that has given no sign of life for so long is pinged."""
 PONG_S = 40.0
 """How long it may take with any sign of life after that."""
-PORTION_BYTES = 1 << 16
-"""Written at once; then the client must have taken most of it before the next."""
 
 Choice = protocol.Subscribe | protocol.Unsubscribe
 
@@ -71,12 +67,8 @@ class Outbox:
         self._fragments: Iterator[bytes] | None = None
         """What is left of a large reply."""
         self._choices: deque[tuple[int, Choice]] = deque()
-        self._written = 0
-        self._moved = 0
-        self._buffered = 0
-        now = time.monotonic()
-        self._moved_t = now
-        self._alive_t = now
+        self._pressure = Backpressure(connection.transport)
+        self._alive_t = time.monotonic()
         self._pinged_t: float | None = None
         self._closed = False
 
@@ -112,7 +104,7 @@ class Outbox:
     @property
     def backlog(self) -> tuple[int, int]:
         """Bytes that count as waiting, and how many events the client is behind."""
-        waiting = self._transport.get_write_buffer_size() + self._small_reply_bytes
+        waiting = self._pressure.buffered + self._small_reply_bytes
         pending = self._subscription.pending and not self._held
         behind = self._subscription.behind if pending else 0
         return waiting + self._subscription.backlog_bytes, behind
@@ -132,9 +124,8 @@ class Outbox:
             self._transport.abort()
             return False
         if data:
-            self._written += len(data)
             self._client.sent_bytes += len(data)
-            self._transport.write(data)
+            self._pressure.write(data)
         return self._more and not self._connection.paused
 
     @property
@@ -186,8 +177,7 @@ class Outbox:
             self._choose(*self._choices.popleft())
         if not portion.envelopes:
             return b""
-        self._client.sent_events += len(portion.envelopes)
-        self._client.merged += portion.n_events - len(portion.envelopes)
+        self._client.count(portion)
         if portion.wire is None:
             portion.wire = b"".join(
                 frame for envelope in portion.envelopes for frame in text_frames(envelope.encode())
@@ -203,35 +193,27 @@ class Outbox:
 
     def check(self, now: float) -> str | None:
         """Why the connection is to be cut, if it is; called about twice a second."""
-        buffered = self._transport.get_write_buffer_size()
-        moved = self._written - buffered
-        if moved > self._moved or not buffered:
-            self._moved_t = now
-            if self._buffered:  # what was kept from us by full buffers has gone: the client reads
-                self._alive_t = now
-                self._pinged_t = None
-        self._moved, self._buffered = moved, buffered
-        # with empty buffers it is the app that is behind, not the client
-        if (buffered and self.backlog[0] > MAX_BACKLOG_BYTES) or now - self._moved_t > STALL_S:
+        if self._pressure.look(now):  # what was kept from us by full buffers has gone: the client reads
+            self._alive_t = now
+            self._pinged_t = None
+        if self._pressure.too_slow(now, self.backlog[0]):
             return "slow"
         if self._pinged_t is not None:
             return "lost" if now - self._pinged_t > PONG_S else None
         if now - self._alive_t > PING_S:
             self._pinged_t = now
-            self._written += len(PING)
-            self._transport.write(PING)
+            self._pressure.write(PING)
         return None
 
     @property
     def swamped(self) -> bool:
         """Whether so much waits already that the next look would be too late."""
-        buffered = self._transport.get_write_buffer_size()
-        return buffered + self._small_reply_bytes > 2 * MAX_BACKLOG_BYTES
+        return self._pressure.buffered + self._small_reply_bytes > 2 * MAX_BACKLOG_BYTES
 
     @property
     def stuck(self) -> bool:
         """Whether something waits for the client to read it."""
-        return self._transport.get_write_buffer_size() > 0
+        return self._pressure.buffered > 0
 
     def close(self) -> None:
         self._closed = True

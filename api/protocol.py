@@ -1,6 +1,6 @@
 """The wire contract of `/v1/live` from the client's side: every command, checked before anything is done.
 
-Frames from the server are events (`engine.events`) and the four built here: hello, reply, snapshot, reset.
+Frames from the server are events (`engine.events`), and those of `api.frames`; replies are built here.
 """
 
 from __future__ import annotations

@@ -96,8 +96,7 @@ class LiveServer:
             compression=None,
             server_header=None,
             open_timeout=2,
-            ping_interval=5,
-            ping_timeout=10,
+            ping_interval=None,  # sessions have a keepalive of their own
             close_timeout=1,
             max_size=(protocol.MAX_MESSAGE_BYTES, protocol.MAX_MESSAGE_BYTES),
             max_queue=16,
@@ -197,7 +196,6 @@ class LiveServer:
             return as_response(error_answer(verdict.status, verdict.message))
         self._admitted[connection] = verdict
         self.strangers.gone(connection)
-        connection.ping_interval = None  # a session has a keepalive of its own
         if verdict.path == doors.RESPONSES_PATH:
             responses.prepare(connection)
         return None

@@ -48,10 +48,6 @@ class LiveEntry(QWidget):
     def words(self) -> str:
         return self._words
 
-    @property
-    def is_selected(self) -> bool:
-        return self._selected
-
     def show_state(self, words: str, *, running: bool) -> None:
         """Who generates, and whether it goes on."""
         if (words, running) != (self._words, self._running):

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from api import protocol
+from api.backpressure import PORTION_BYTES
 from api.bus import EventBus
 from api.clients import Client, Clients
 from api.http import Exchange, Request
@@ -18,14 +19,12 @@ from engine.types import Origin
 if TYPE_CHECKING:
     from api.service import Service
 
-PORTION_BYTES = 1 << 16
-
 Batch = list[tuple[int, GenerationEvent]]
 """Events, each with the number of the choice that it belongs to."""
 
 
 def client_name(request: Request) -> str:
-    """How the client calls itself: the first word of its `User-Agent`, e.g. `OpenAI/Python 3.52.0`."""
+    """How the client calls itself: its `User-Agent`, e.g. `OpenAI/Python 3.52.0`."""
     return request.headers.get("User-Agent", "")
 
 
@@ -65,8 +64,7 @@ class Feed:
                     raise ConnectionAbortedError("the client reads too slowly")
                 batch: Batch = []
                 portion = self._subscription.take(PORTION_BYTES)
-                self._client.sent_events += len(portion.envelopes)
-                self._client.merged += portion.n_events - len(portion.envelopes)
+                self._client.count(portion)
                 for envelope in portion.envelopes:
                     event = envelope.event
                     if not isinstance(event, GenerationEvent) or event.generation_id not in self.choices:

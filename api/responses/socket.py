@@ -20,6 +20,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.protocol import State as ConnectionState
 
 from api import protocol
+from api.backpressure import MAX_BACKLOG_BYTES, PORTION_BYTES, Backpressure
 from api.clients import Client
 from api.framing import text_frames
 from api.openai.errors import Refused
@@ -41,12 +42,6 @@ MAX_MESSAGE_BYTES = 16 << 20
 PING_INTERVAL_S = 20.0
 PING_TIMEOUT_S = 60.0
 """SDKs stop reading, pongs included, while their user is busy; one that is gone is noticed by this."""
-MAX_BACKLOG_BYTES = 1 << 20
-"""Unread events beyond this cut the connection; a single large frame doesn't count."""
-STALL_S = 5.0
-"""Nothing moves for so long although something is to be sent: cut."""
-PORTION_BYTES = 1 << 16
-"""Written at once; then the client must have taken most of it before the next."""
 PARSE_INLINE_CHARS = 1 << 16
 """Longer messages are parsed in a thread."""
 PAUSE_S = 0.05
@@ -86,9 +81,7 @@ class ResponsesSocket:
         self._queue: deque[bytes] = deque()
         self._queued_bytes = 0
         """Without large frames."""
-        self._written = 0
-        self._moved = 0
-        self._moved_t = time.monotonic()
+        self._pressure = Backpressure(connection.transport)
         self._left = False
         self.cut_reason: str | None = None
 
@@ -296,9 +289,8 @@ class ResponsesSocket:
     async def _flush(self, out: list[bytes]) -> None:
         if out and self._connection.state is ConnectionState.OPEN:
             data = b"".join(out)
-            self._written += len(data)
             self.client.sent_bytes += len(data)
-            self._transport.write(data)
+            self._pressure.write(data)
             await self._connection.drain()
         else:
             await asyncio.sleep(0)
@@ -315,8 +307,7 @@ class ResponsesSocket:
             self.cut("slow")
             return
         portion = self._subscription.take(PORTION_BYTES)
-        self.client.sent_events += len(portion.envelopes)
-        self.client.merged += portion.n_events - len(portion.envelopes)
+        self.client.count(portion)
         for envelope in portion.envelopes:
             if isinstance(envelope.event, GenerationEvent):
                 yield from map(protocol.encode, self._said(envelope.event))
@@ -337,19 +328,13 @@ class ResponsesSocket:
         """Cut the connection if it doesn't take what is sent; called about twice a second."""
         if self._connection.state is not ConnectionState.OPEN:
             self._leave()
-        buffered = self._transport.get_write_buffer_size()
-        moved = self._written - buffered
-        if moved > self._moved or not buffered:
-            self._moved_t = now
-        self._moved = moved
-        # with an empty buffer the client has taken all that it was given, and it is we who are behind
-        too_much = buffered > 0 and self._backlog()[0] > MAX_BACKLOG_BYTES
-        if too_much or now - self._moved_t > STALL_S:
+        self._pressure.look(now)
+        if self._pressure.too_slow(now, self._backlog()[0]):
             self.cut("slow")
 
     def _backlog(self) -> tuple[int, int]:
         """Bytes that wait for the client, and how many events it is behind."""
-        waiting = self._transport.get_write_buffer_size() + self._queued_bytes
+        waiting = self._pressure.buffered + self._queued_bytes
         behind = self._subscription.behind if self._subscription.pending else 0
         return waiting + self._subscription.backlog_bytes, behind
 
@@ -370,4 +355,4 @@ class ResponsesSocket:
     @property
     def stuck(self) -> bool:
         """Whether something waits for the client to read it."""
-        return self._transport.get_write_buffer_size() > 0
+        return self._pressure.buffered > 0

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from api import outbox
+from api import backpressure, outbox
 from api.clients import COMMANDS_BURST
 from api.core import Core
 from tests.api.harness import ENDLESS, HI, TOKEN, Frame, Wire, app, client, eventually, flood, run
@@ -539,7 +539,7 @@ def test_a_long_replay_may_be_read_slowly(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_cancel_passes_ones_own_flood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Replies and a replay that a client doesn't take hold up neither its commands nor pongs."""
-    monkeypatch.setattr(outbox, "STALL_S", 600.0)
+    monkeypatch.setattr(backpressure, "STALL_S", 600.0)
 
     def ask(core: Core, generation: str) -> tuple[list[Any], bool]:
         with Raw(core.url, "?client=K", receive_buffer=1 << 14) as raw:

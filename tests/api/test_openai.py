@@ -14,7 +14,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
-from api import http
+from api import backpressure
 from api.core import Core
 from tests.api.harness import HI, SLOW, TOKEN, Wire, app, client, eventually, run
 
@@ -455,7 +455,7 @@ def test_who_leaves_is_not_written_for(tmp_path: Path, how: str, stream: bool) -
 
 
 def test_who_does_not_read_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "STALL_S", 0.5)
+    monkeypatch.setattr(backpressure, "STALL_S", 0.5)
 
     async def test() -> None:
         async with app(tmp_path, "fake:tokens=100000,ctx=200000,delay_ms=1") as core, client(core) as wire:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from api import outbox, protocol
+from api import backpressure, protocol
 from api.core import Core
 from api.session import Session
 from tests.api.harness import (
@@ -98,7 +98,7 @@ def test_a_client_that_never_reads_is_cut(tmp_path: Path, mutes: list[Mute]) -> 
 def test_a_client_that_takes_nothing_for_five_seconds_is_cut(
     tmp_path: Path, mutes: list[Mute], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "STALL_S", 1.0)
+    monkeypatch.setattr(backpressure, "STALL_S", 1.0)
 
     async def test() -> None:
         async with app(tmp_path) as core, client(core) as wire:

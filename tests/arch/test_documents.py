@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from api import (
+    backpressure,
     bus,
     cleanjson,
     clients,
@@ -110,8 +111,8 @@ FIGURES: dict[str, tuple[str, ...]] = {
         f"up to {protocol.MAX_ID_CHARS:,} characters as JSON",
         f"at most {cleanjson.MAX_DEPTH} deep, at most {cleanjson.MAX_VALUES:,} values",
         f"the last {bus.RING_SIZE:,} are, or as many of them as have {bus.MAX_RING_BYTES // MIB} MiB",
-        f"more than {outbox.MAX_BACKLOG_BYTES // MIB} MiB waited to be read",
-        f"or nothing was read for {outbox.STALL_S:.0f} s although",
+        f"more than {backpressure.MAX_BACKLOG_BYTES // MIB} MiB waited to be read",
+        f"or nothing was read for {backpressure.STALL_S:.0f} s although",
         f"after {outbox.PING_S:.0f} s without one the app sends a WebSocket ping",
         f"and waits {outbox.PONG_S:.0f} s more",
         f"{protocol.MAX_UNANSWERED} may be unanswered",
