@@ -156,7 +156,7 @@ async def client(core: Core, query: str = "", token: str = TOKEN, **options: Any
         proxy=None,
         compression=None,
         max_size=None,
-        **options,
+        **({"open_timeout": WAIT_S} | options),
     )
     wire = Wire(connection)
     try:

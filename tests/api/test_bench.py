@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -183,7 +183,8 @@ class FakeServer(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     asked: ClassVar[list[dict[str, Any]]] = []
-    before_token: ClassVar[Callable[[int], None]] = staticmethod(lambda _: None)
+    waits: ClassVar[Sequence[Callable[[int], None]]] = ()
+    """Called before a token is sent, with its index."""
 
     def log_message(self, *_: object) -> None:
         pass
@@ -205,7 +206,8 @@ class FakeServer(BaseHTTPRequestHandler):
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         for i in range(body["n_predict"]):
-            self.before_token(i)
+            for wait in self.waits:
+                wait(i)
             self._piece(f'data: {{"content":"w{i}","tokens":[{i}],"stop":false}}\n\n'.encode())
         timings = {"cache_n": 3, "predicted_per_second": 99.0}
         last = {
@@ -266,7 +268,7 @@ def test_llama_server_is_read_as_it_streams(fake_server: int, monkeypatch: pytes
 
     async def ask() -> Sample:
         assert await side.healthy()
-        monkeypatch.setattr(FakeServer, "before_token", staticmethod(wait_for_the_others))
+        monkeypatch.setattr(FakeServer, "waits", (wait_for_the_others,))
         monkeypatch.setattr(llamaserver, "time", looks)
         return await side.run(["one", "two", "three"], 5)
 

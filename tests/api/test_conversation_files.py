@@ -18,6 +18,7 @@ def said(home: Path, *arguments: str, code: int = 0) -> str:
     return (done.stdout if code == 0 else done.stderr).decode()
 
 
+@pytest.mark.timeout(900)  # some twenty commands, each a process
 @pytest.mark.parametrize("running", [False, True])
 def test_out_and_in(tmp_path: Path, running: bool) -> None:
     home = tmp_path / "home"
