@@ -386,5 +386,5 @@ def _blamed(lost: ErrorInfo, log_tail: str) -> ErrorInfo:
     return ErrorInfo(
         code="engine_lost",
         message=f"{lost.message}, the second time with this generation, so it isn't tried again{said}",
-        hint="ask something else; engine.exited has more of the log",
+        hint="ask something else; the engine's log has more",
     )

@@ -241,14 +241,14 @@ class TopBar(QWidget):
         self.panel_button.setToolTip("Show or hide the instruments (Ctrl+I)")
         self.panel_button.toggled.connect(self.panelToggled)
         self.theme_menu = QMenu(self)
-        self._theme_actions: dict[str, QAction] = {}
+        self._theme_actions: dict[str, tuple[QAction, str]] = {}
         group = QActionGroup(self)
         for choice, words in (("system", "As the system"), ("light", "Light"), ("dark", "Dark")):
             action = self.theme_menu.addAction(words)
             action.setCheckable(True)
             action.triggered.connect(lambda _checked=False, choice=choice: self.themeChosen.emit(choice))
             group.addAction(action)
-            self._theme_actions[choice] = action
+            self._theme_actions[choice] = action, words
         self.menu = QMenu(self)
         self.hands = Hands()
         self.tokens_button = QPushButton("Tokens")
@@ -284,7 +284,9 @@ class TopBar(QWidget):
         self._show_sampling()
 
     def show_theme_choice(self, choice: Choice) -> None:
-        self._theme_actions[choice].setChecked(True)
+        for name, (action, words) in self._theme_actions.items():
+            action.setText(f"●  {words}" if name == choice else f"    {words}")
+        self._theme_actions[choice][0].setChecked(True)
 
     def show_sampling(self, sampling: Mapping[str, Any]) -> None:
         self._sampling = sampling["temperature"], sampling["top_p"]

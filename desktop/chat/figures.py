@@ -32,6 +32,7 @@ def line(turn: Turn) -> str:
         parts.append(
             f"{count(turn.usage.completion_tokens)} token{'s' * (turn.usage.completion_tokens != 1)}"
         )
+    if turn.usage and turn.timings and turn.timings.queue_ms is not None:  # else no slot has read the prompt
         new = turn.usage.prompt_tokens - turn.usage.cached_tokens
         parts.append(f"prompt {count(new)} new")
         if turn.usage.cached_tokens:

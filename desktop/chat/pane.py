@@ -212,6 +212,7 @@ class ChatPane(QWidget):
 
     def set_engine_state(self, state: str, detail: str = "") -> None:
         """`ready`, or why nothing can be sent; `detail` says more, for people."""
+        detail = detail[:1].upper() + detail[1:]
         self._reason = "" if state == "ready" else detail or _REASONS.get(state, f"The engine is {state}")
         self._show()
 

@@ -105,7 +105,7 @@ class Piece:
 
     def _place_codes(self) -> None:
         self._code_rects = [
-            rect.adjusted(-3, -1, 3, 1)
+            rect.adjusted(-2, -1, 2, 1)
             for start, end in self._codes
             for run in self.runs
             if run.start <= start < run.start + run.length

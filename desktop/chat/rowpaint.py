@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from PySide6.QtCore import QPointF, QRectF, Qt
-from PySide6.QtGui import QColor, QPainter
+from PySide6.QtGui import QColor, QFontMetricsF, QPainter
 
 from desktop.chat import figures
 from desktop.chat.lines import CodePiece
@@ -125,17 +125,22 @@ def _calls(painter: QPainter, row: Row, at: QPointF) -> None:
         inner.setLeft(inner.left() + style.small_bold_metrics.horizontalAdvance(name) + 8)
         painter.setFont(style.small_code)
         painter.setPen(style.muted)
-        metrics, elide = style.small_code_metrics, Qt.TextElideMode.ElideRight
-        result, room = results.get(call.id), inner.width()
-        arguments = " ".join(call.arguments.split())
-        text = metrics.elidedText(arguments, elide, room if result is None else room / 2)
-        painter.drawText(inner, MIDDLE, text)
-        if result is not None:
-            inner.setLeft(inner.left() + metrics.horizontalAdvance(text) + 8)
-            told = "→ " + " ".join(result[:RESULT_SHOWN].split())
-            painter.setPen(style.text)
-            painter.drawText(inner, MIDDLE, metrics.elidedText(told, elide, inner.width()))
+        metrics = style.small_code_metrics
+        arguments, told = call_texts(metrics, call.arguments, results.get(call.id), inner.width())
+        painter.drawText(inner, MIDDLE, arguments)
+        inner.setLeft(inner.left() + metrics.horizontalAdvance(arguments) + 8)
+        painter.setPen(style.text)
+        painter.drawText(inner, MIDDLE, told)
         y += CARD + 8
+
+
+def call_texts(metrics: QFontMetricsF, arguments: str, result: str | None, room: float) -> tuple[str, str]:
+    """A call's arguments and what it gave, on one line of that width; where it is short, each gets a half."""
+    elide = Qt.TextElideMode.ElideRight
+    told = "" if result is None else "→ " + " ".join(result[:RESULT_SHOWN].split())
+    left = room - metrics.horizontalAdvance(told) - 10 if told else room
+    arguments = metrics.elidedText(" ".join(arguments.split()), elide, max(left, room / 2))
+    return arguments, metrics.elidedText(told, elide, room - metrics.horizontalAdvance(arguments) - 8)
 
 
 def _quote_bars(painter: QPainter, row: Row, at: QPointF, number: int) -> None:

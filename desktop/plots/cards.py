@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QRect, QRectF, QSize, Qt
+from PySide6.QtCore import QRectF, QSize, Qt
 from PySide6.QtGui import QColor, QFontMetrics, QPainter, QPaintEvent
 from PySide6.QtWidgets import QGridLayout, QSizePolicy, QWidget
 
@@ -11,6 +11,10 @@ from desktop.theme import LARGE, RADIUS, SMALL, Theme, ui_font
 
 DASH = "–"
 """Stands for what isn't measured."""
+_LEFT, _RIGHT, _GAP = 10, 4, 5
+"""Space in a card: beside its text, and between figure and unit."""
+_SIZES = (LARGE, 17, 15, 13)
+"""Of a figure, the largest first."""
 
 
 def number(value: float | None) -> str:
@@ -90,34 +94,37 @@ class Card(QWidget):
         painter.setPen(Qt.PenStyle.NoPen)
         painter.setBrush(QColor(theme.card))
         painter.drawRoundedRect(QRectF(self.rect()), RADIUS, RADIUS)
-        inner = self.rect().adjusted(10, 8, -6, -8)
-        small = ui_font(SMALL, tabular=True)
-        metrics = QFontMetrics(small)
-        painter.setFont(small)
+        inner = self.rect().adjusted(_LEFT, 8, -_RIGHT, -8)
+        caption, pixels, unit = self.fitted(self.width())
+        painter.setFont(ui_font(SMALL, tabular=True))
         painter.setPen(QColor(theme.muted))
-        caption = metrics.elidedText(self._caption, Qt.TextElideMode.ElideRight, inner.width())
         painter.drawText(inner, Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignTop, caption)
         baseline = inner.bottom() - 4
-        unit_width = metrics.horizontalAdvance(self._unit) + 5 if self._unit else 0
-        for pixels in (LARGE, 17, 15, 13):
-            font = ui_font(pixels, bold=True, tabular=True)
-            width = QFontMetrics(font).horizontalAdvance(self._value)
-            if width + unit_width <= inner.width():
-                break
-        else:
-            font = ui_font(13, bold=True, tabular=True)
-            width = QFontMetrics(font).horizontalAdvance(self._value)
+        font = ui_font(pixels, bold=True, tabular=True)
         unknown = self._value == DASH
         painter.setFont(font)
         colour = theme.muted if unknown else theme.accent if self._accent else theme.text
         painter.setPen(QColor(colour))
         painter.drawText(inner.left(), baseline, self._value)
-        if self._unit and not unknown:
-            painter.setFont(small)
+        if unit and not unknown:
+            painter.setFont(ui_font(SMALL, tabular=True))
             painter.setPen(QColor(theme.muted))
-            rest = QRect(inner.left() + width + 5, 0, inner.right() - inner.left() - width - 4, 10)
-            unit = metrics.elidedText(self._unit, Qt.TextElideMode.ElideRight, rest.width())
-            painter.drawText(rest.left(), baseline, unit)
+            left = inner.left() + QFontMetrics(font).horizontalAdvance(self._value) + _GAP
+            painter.drawText(left, baseline, unit)
+
+    def fitted(self, width: int) -> tuple[str, int, str]:
+        """Caption, size of the figure and unit, as they fit into a card of this width; all in pixels."""
+        metrics = QFontMetrics(ui_font(SMALL, tabular=True))
+        room = width - _LEFT - _RIGHT
+        caption = metrics.elidedText(self._caption, Qt.TextElideMode.ElideRight, room)
+        unit_width = metrics.horizontalAdvance(self._unit) + _GAP + 1 if self._unit else 0
+        rest = 0
+        for pixels in _SIZES:
+            figure = QFontMetrics(ui_font(pixels, bold=True, tabular=True))
+            rest = room - figure.horizontalAdvance(self._value)
+            if unit_width <= rest:
+                return caption, pixels, self._unit
+        return caption, _SIZES[-1], metrics.elidedText(self._unit, Qt.TextElideMode.ElideRight, rest - _GAP)
 
 
 class Cards(QWidget):

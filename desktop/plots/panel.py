@@ -17,7 +17,7 @@ from desktop.plots.clients import ClientList
 from desktop.plots.plot import Heading, LivePlot
 from desktop.plots.series import SPAN_S, Instruments, Steps
 from desktop.theme import Theme
-from engine.events import ModelLoaded, ModelUnloaded, SystemMetrics
+from engine.events import EngineExited, ModelLoaded, ModelUnloaded, SystemMetrics
 from engine.types import ModelInfo
 
 LIVE_MS = 200
@@ -108,7 +108,7 @@ class Panel(QScrollArea):
             event = envelope.event
             if isinstance(event, ModelLoaded):
                 self._show_model(event.info)
-            elif isinstance(event, ModelUnloaded):
+            elif isinstance(event, ModelUnloaded) or (isinstance(event, EngineExited) and event.error):
                 self._show_model(None)
         self._schedule()
 
