@@ -68,6 +68,9 @@ _UNDERSTOOD: Final = frozenset(
 )
 
 
+_POSITIONAL: Final = frozenset(("prefixItems", "additionalItems"))
+
+
 class Nothing(Exception):  # noqa: N818 - no error: an alternative that falls away
     """No value fulfils this schema."""
 
@@ -127,7 +130,10 @@ class Flattener:
         if depth > MAX_SCHEMA_DEPTH:
             self.refuse(where, "references lead back to themselves, or schemas are nested too deeply")
         schema = self.schema(value, where)
-        if schema.pop("nullable", None) is True:
+        nullable = schema.pop("nullable", False)
+        if not isinstance(nullable, bool):
+            self.refuse(f"{where}.nullable", "must be true or false")
+        if nullable:
             return {"anyOf": [schema, {"type": "null"}]}
         parts: list[tuple[Any, str]] = []
         if "$ref" in schema:
@@ -151,6 +157,8 @@ class Flattener:
         """Raises Nothing where no value fulfils both."""
         if not a or not b:
             return a or b
+        if any(_POSITIONAL & set(schema) or isinstance(schema.get("items"), list) for schema in (a, b)):
+            a, b = self._in_line(a, b, where)
         merged = dict(a)
         for keyword, value in b.items():
             if keyword not in a or _same(a[keyword], value):
@@ -165,6 +173,19 @@ class Flattener:
         if "properties" in a or "properties" in b or "additionalProperties" in merged:
             self._close(a, b, merged, where)
         return merged
+
+    def _in_line(self, a: Schema, b: Schema, where: str) -> tuple[Schema, Schema]:
+        """Both with as many items told one by one: what one says of the rest goes for those of the other."""
+        first_a, first_b = self._first_items(a, where), self._first_items(b, where)
+        n = max(len(first_a), len(first_b))
+        return _with_first(a, first_a, n), _with_first(b, first_b, n)
+
+    def _first_items(self, schema: Schema, where: str) -> list[Any]:
+        items = schema.get("items")
+        first = items if isinstance(items, list) else schema.get("prefixItems", [])
+        if not isinstance(first, list):
+            self.refuse(f"{where}.prefixItems", "must be a list")
+        return first
 
     def _close(self, a: Schema, b: Schema, merged: Schema, where: str) -> None:
         """What one part says of further properties goes for those that only the other declares."""
@@ -184,6 +205,15 @@ class Flattener:
                     properties = {each: value for each, value in properties.items() if each != name}
         if properties or "properties" in merged:
             merged["properties"] = properties
+
+
+def _with_first(schema: Schema, first: list[Any], n: int) -> Schema:
+    """The schema, in words of the present draft, with its first `n` items told one by one."""
+    old = isinstance(schema.get("items"), list)  # as drafts before 2020-12 write it
+    keyword = "additionalItems" if old else "items"
+    told = {"items": schema[keyword]} if keyword in schema else {}
+    others = {key: value for key, value in schema.items() if key not in ("items", *_POSITIONAL)}
+    return others | told | {"prefixItems": [*first, *[told.get("items", True)] * (n - len(first))]}
 
 
 def _same(a: object, b: object) -> bool:
@@ -244,6 +274,7 @@ _COMBINE: Final[dict[str, Callable[[Any, Any], Any]]] = {
     "required": lambda a, b: [*a, *(name for name in b if name not in a)],
     "additionalProperties": _both_rest,
     "items": _both_rest,
+    "prefixItems": lambda a, b: [_both_rest(one, other) for one, other in zip(a, b, strict=True)],
     "minProperties": _larger,
     "minItems": _larger,
     "minLength": _larger,

@@ -240,14 +240,17 @@ class Translator:
             high = min(len(items), len(items) if high is None else high)
         if high is not None and low > high:
             raise Nothing
-        if schema.get("uniqueItems") is True and (high is None or high > 1):
+        unique = schema.get("uniqueItems", False)
+        if not isinstance(unique, bool):
+            self._refuse(f"{where}.uniqueItems", "must be true or false")
+        if unique and (high is None or high > 1):
             self._refuse(f"{where}.uniqueItems", "uniqueItems can't be enforced")
         return self._objects.array(items, others, low, high)
 
     def _size(self, schema: Schema, keyword: str, where: str, default: Any) -> Any:
-        value = schema.get(keyword, default)
-        if value is default:
+        if keyword not in schema:
             return default
+        value = schema[keyword]
         whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
         if isinstance(value, bool) or not whole or value < 0:
             self._refuse(f"{where}.{keyword}", "must be a whole number from 0 on")
@@ -294,12 +297,12 @@ class Translator:
             self._refuse(f"{where}.multipleOf", "multipleOf can't be enforced")
         whole = name == "integer" or "multipleOf" in schema
         bounds = self._bounds(schema, where)
-        known = schema.get("format")
-        if isinstance(known, str) and known in _NUMBER_FORMATS and (span := _NUMBER_FORMATS[known]):
+        known = schema.get("format", "double")
+        if not isinstance(known, str) or known not in _NUMBER_FORMATS:
+            self._refuse(f"{where}.format", f"the format {str(known)[:100]!r} isn't known for numbers")
+        if span := _NUMBER_FORMATS[known]:
             inner = numbers.Bounds(Decimal(span[0]), Decimal(span[1]))
             bounds, whole = _narrower(bounds, inner), True
-        elif known is not None and known not in list(_NUMBER_FORMATS):
-            self._refuse(f"{where}.format", f"the format {str(known)[:100]!r} isn't known for numbers")
         if bounds.empty:
             raise Nothing
         if bounds.low is None and bounds.high is None:
@@ -318,22 +321,23 @@ class Translator:
         for keyword in ("minimum", "maximum"):
             out = f"exclusive{keyword.capitalize()}"
             excluded[keyword] = schema.get(out) is True  # as draft 4 writes it
-            values[keyword] = self._decimal(schema.get(keyword), f"{where}.{keyword}")
-            limit = schema.get(out)
-            values[out] = None if isinstance(limit, bool) else self._decimal(limit, f"{where}.{out}")
+            values[keyword] = self._decimal(schema, keyword, where)
+            draft_4 = isinstance(schema.get(out), bool)
+            values[out] = None if draft_4 else self._decimal(schema, out, where)
         return _narrower(
             numbers.Bounds(values["minimum"], values["maximum"], excluded["minimum"], excluded["maximum"]),
             numbers.Bounds(values["exclusiveMinimum"], values["exclusiveMaximum"], True, True),
         )
 
-    def _decimal(self, value: Any, where: str) -> Decimal | None:
-        if value is None:
+    def _decimal(self, schema: Schema, keyword: str, where: str) -> Decimal | None:
+        if keyword not in schema:
             return None
+        value, place = schema[keyword], f"{where}.{keyword}"
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            self._refuse(where, "must be a number")
+            self._refuse(place, "must be a number")
         number = Decimal(value) if isinstance(value, int) else Decimal(repr(value))
         if number and number.adjusted() < -numbers.DIGITS:
-            self._refuse(where, "a bound this close to 0 can't be enforced")
+            self._refuse(place, "a bound this close to 0 can't be enforced")
         return number
 
 

@@ -112,6 +112,11 @@ def _at_most(kind: Any) -> Any:
     return lambda value, bound, *_: not isinstance(value, kind) or len(value) <= bound
 
 
+def _excludes(value: Json, excluded: bool, bound: Json) -> bool:
+    """As draft 4 writes it: the keyword says of the other one's bound whether it is left out."""
+    return not excluded or value != bound
+
+
 _CHECKS: dict[str, Any] = {
     "type": lambda value, names, *_: any(
         _is_type(value, name) for name in ([names] if isinstance(names, str) else names)
@@ -144,8 +149,14 @@ _CHECKS: dict[str, Any] = {
     "format": _format,
     "minimum": lambda value, bound, *_: not _is_number(value) or value >= bound,
     "maximum": lambda value, bound, *_: not _is_number(value) or value <= bound,
-    "exclusiveMinimum": lambda value, bound, *_: not _is_number(value) or value > bound,
-    "exclusiveMaximum": lambda value, bound, *_: not _is_number(value) or value < bound,
+    "exclusiveMinimum": lambda value, bound, schema, _: (
+        not _is_number(value)
+        or (_excludes(value, bound, schema.get("minimum")) if isinstance(bound, bool) else value > bound)
+    ),
+    "exclusiveMaximum": lambda value, bound, schema, _: (
+        not _is_number(value)
+        or (_excludes(value, bound, schema.get("maximum")) if isinstance(bound, bool) else value < bound)
+    ),
 }
 
 # ---- random schemas, and values for them

@@ -215,6 +215,33 @@ def test_a_usual_schema(text: str, taken: bool) -> None:
             ('{"a": 1}',),
             ('{"a": 0}',),
         ),
+        # what one says of all items goes for those that the other tells one by one
+        (
+            {
+                "allOf": [
+                    {"prefixItems": [{"minimum": 5}], "items": {"minimum": 7}},
+                    {"items": {"maximum": 9}},
+                ]
+            },
+            ("[]", "[5]", "[9, 7, 7]"),
+            ("[4]", "[10]", "[5, 6]"),
+        ),
+        (
+            {"allOf": [{"items": {"maximum": 9}}, {"prefixItems": [{"minimum": 5}], "items": False}]},
+            ("[]", "[5]", "[9]"),
+            ("[4]", "[10]", "[5, 5]"),
+        ),
+        (
+            {
+                "prefixItems": [{"minimum": 5}, {"const": "a"}],
+                "allOf": [
+                    {"prefixItems": [{"maximum": 9}]},
+                    {"items": [{"type": "integer"}], "additionalItems": {"type": "string"}},
+                ],
+            },
+            ("[]", "[5]", '[9, "a"]', '[9, "a", "x"]'),
+            ("[4]", "[10]", "[5.5]", "[5, 5]", '[9, "b"]', '[9, "a", 1]'),
+        ),
         ({"type": "string", "nullable": True}, ('"a"', "null"), ("1",)),
         ({"$ref": "#/definitions/a~1b/0", "definitions": {"a/b": [{"const": 1}]}}, ("1",), ("2",)),
         ({"$ref": "#/$defs/a%20b", "$defs": {"a b": {"const": 1}}}, ("1",), ("2",)),
@@ -329,6 +356,21 @@ AMBIGUOUS = {
         ({"type": "integer", "maximum": 10**30}, "", "bounds from 1e+25 on"),
         ({"type": "number", "maximum": 1e300}, "", "bounds from 1e+14 on"),
         ({"type": "number", "minimum": 1e-300}, ".minimum", "this close to 0"),
+        # null is no way to leave a keyword out: nothing is known of what was meant
+        *(
+            ({"type": kind, keyword: None}, f".{keyword}", "must be a ")
+            for kind, keywords in {
+                "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
+                "string": ("minLength", "maxLength", "pattern", "format"),
+                "array": ("minItems", "maxItems", "prefixItems"),
+            }.items()
+            for keyword in keywords
+        ),
+        ({"type": "object", "maxProperties": None}, ".maxProperties", "must be a whole number"),
+        ({"type": "number", "format": None}, ".format", "isn't known for numbers"),
+        ({"type": "array", "uniqueItems": None}, ".uniqueItems", "must be true or false"),
+        ({"type": "array", "uniqueItems": "yes"}, ".uniqueItems", "must be true or false"),
+        ({"type": "string", "nullable": 1}, ".nullable", "must be true or false"),
         ({"type": "number", "multipleOf": 0.5}, ".multipleOf", "can't be enforced"),
         ({"format": ["date"]}, ".format", "must be a string"),
         ({"type": "number", "format": ["half"]}, ".format", "isn't known for numbers"),
@@ -347,6 +389,12 @@ AMBIGUOUS = {
         ({"anyOf": [False]}, "", "no value"),
         ({"allOf": [{"type": "string"}, {"type": "integer"}]}, "", "no value"),
         ({"allOf": [{"pattern": "a"}, {"pattern": "b"}]}, "", "two different pattern"),
+        ({"allOf": [{"prefixItems": 1}, {"items": {}}]}, ".prefixItems", "must be a list"),
+        (
+            {"allOf": [{"prefixItems": [{}]}, {"items": None}]},
+            ".prefixItems.0.allOf.1",
+            "a schema must be an object",
+        ),
         ({"allOf": [{"minimum": "a"}, {"minimum": 1}]}, "", "minimum isn't of the right type"),
         ({"$ref": "https://example.org/schema"}, ".$ref", "only references into the same schema"),
         ({"$ref": "#/$defs/none"}, ".$ref", "there is no #/$defs/none"),

@@ -75,6 +75,8 @@ SCHEMAS: tuple[Any, ...] = (
     {"properties": {"id": {"const": 1}, "é": WORD}, "required": ["id"], "additionalProperties": False},
 )
 SEEDS = 10
+AT_ONCE = 200
+"""As many as may wait."""
 MAX_TOKENS = 800
 QUESTION = [ChatMessage(role="user", content="Tell me about it in JSON.")]
 TOOLS = [
@@ -124,19 +126,23 @@ def answers(tmp_path: Path, model: Path | str, wanted: list[Generate]) -> dict[s
     async def scenario() -> dict[str, GenerationFinished]:
         worker = Recorder(tmp_path, str(model), n_slots=8, n_ctx=1024, n_threads=1)
         await worker.started()
-        for each in wanted:
-            worker.client.send(each)
-        await worker.until(
-            lambda: worker.exit or len(worker.of(GenerationFinished)) == len(wanted), timeout_s=600
-        )
-        assert worker.exit is None, worker.exit
+        for start in range(0, len(wanted), AT_ONCE):
+            portion = wanted[start : start + AT_ONCE]
+            for each in portion:
+                worker.client.send(each)
+
+            def told(n: int = start + len(portion)) -> bool:
+                return worker.exit is not None or len(worker.of(GenerationFinished)) == n
+
+            await worker.until(told, timeout_s=600)
+            assert worker.exit is None, worker.exit
         await worker.client.stop()
         return {event.generation_id: event for event in worker.of(GenerationFinished)}
 
     return asyncio.run(scenario())
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600 if SOAK else 900)
 def test_every_answer_under_a_schema_parses_and_validates(tmp_path: Path, starter_model: Path) -> None:
     seeds = 50 if SOAK else SEEDS
     wanted = [
