@@ -9,28 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from api import protocol
+from api.openai import fields
 from api.openai.errors import Refused, unsupported
+from api.openai.fields import TEMPLATE_VARIABLES, flag, given, object_of
 from engine.errors import TokenglassError
 
 MAX_CHOICES = 32
 """Answers to one request."""
-SAMPLING = (
-    "temperature",
-    "top_p",
-    "presence_penalty",
-    "frequency_penalty",
-    "logit_bias",
-    "top_k",
-    "min_p",
-    "repeat_penalty",
-)
-"""The last three aren't OpenAI's, but other local servers take them too."""
 SCHEMA_FIELDS = ("json_schema", "guided_json")
 """The schema of an answer in llama.cpp's and in vLLM's words."""
 NOT_HERE = ("guided_regex", "guided_choice", "guided_grammar", "structured_outputs")
 """Of vLLM: what an answer must be in ways that can't be taken here."""
-TEMPLATE_VARIABLES = ("enable_thinking", "reasoning_effort")
-"""Variables of chat templates that clients also send as fields of their own."""
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 
@@ -48,10 +37,11 @@ class Wish:
 
 def chat(data: dict[str, Any]) -> Wish:
     """A request of `/v1/chat/completions`. Raises TokenglassError or Refused."""
-    data = _given(data)
+    data = given(data)
     if "functions" in data or "function_call" in data:
         raise unsupported("functions", "functions are called tools by now: use tools and tool_choice")
-    if "audio" in data or "audio" in (data.get("modalities") or ()):
+    modalities = data.get("modalities")
+    if "audio" in data or (isinstance(modalities, list) and "audio" in modalities):
         raise unsupported("modalities", "there is text only, no audio")
     if "web_search_options" in data:
         raise unsupported("web_search_options", "nothing is searched on the web")
@@ -68,13 +58,13 @@ def chat(data: dict[str, Any]) -> Wish:
         arguments["tool_choice"] = data["tool_choice"]
         if isinstance(data["tool_choice"], dict) and data["tool_choice"].get("type") != "function":
             raise unsupported("tool_choice", "tool_choice: auto, none, required, or one function")
-    if not _flag(data, "parallel_tool_calls", default=True):
+    if not flag(data, "parallel_tool_calls", True):
         arguments["parallel_tool_calls"] = False
     if variables := _template_variables(data):
         arguments["chat_template_kwargs"] = variables
     if "response_format" in data:
         arguments["response_format"] = _response_format(data["response_format"])
-    if _flag(data, "logprobs"):
+    if flag(data, "logprobs", False):
         arguments["logprobs"] = data.get("top_logprobs", 0)
     elif data.get("top_logprobs"):
         raise Refused(400, "invalid_value", "top_logprobs needs logprobs: true", "top_logprobs")
@@ -83,56 +73,44 @@ def chat(data: dict[str, Any]) -> Wish:
 
 def completion(data: dict[str, Any]) -> Wish:
     """A request of `/v1/completions`. Raises TokenglassError or Refused."""
-    data = _given(data)
+    data = given(data)
     if data.get("suffix"):
         raise unsupported("suffix", "text can't be filled in before a suffix")
     if data.get("best_of", data.get("n", 1)) != data.get("n", 1):
         raise unsupported("best_of", "best_of can't differ from n")
-    if _flag(data, "echo") and "logprobs" in data:
+    echo = flag(data, "echo", False)
+    if echo and "logprobs" in data:
         raise unsupported("logprobs", "the prompt's own log-probabilities aren't computed (echo)")
     arguments = _common(data)
     if (count := data.get("logprobs")) is not None:
         arguments["logprobs"] = int(count) if isinstance(count, bool) else count
     prompts = prompts_of(data)
-    if _flag(data, "echo") and not all(isinstance(prompt, str) for prompt in prompts):
+    if echo and not all(isinstance(prompt, str) for prompt in prompts):
         raise unsupported("echo", "a prompt of token ids can't be echoed")
     return _wish(data, [{**arguments, "prompt": prompt} for prompt in prompts])
 
 
 def prompts_of(data: dict[str, Any], name: str = "prompt") -> list[Any]:
     """The texts, or lists of token ids, that stand in a field that takes one or several."""
-    given = data.get(name)
-    if given is None or given == []:
+    value = data.get(name)
+    if value is None or value == []:
         raise Refused(400, "missing_required_parameter", f"{name}: a text, or a list of texts", name)
-    if isinstance(given, str):
-        return [given]
-    if isinstance(given, list):
-        if all(type(item) is int for item in given):
-            return [given]
-        if all(isinstance(item, str) for item in given) or all(
-            isinstance(item, list) and item and all(type(token) is int for token in item) for item in given
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list):
+        if all(type(item) is int for item in value):
+            return [value]
+        if all(isinstance(item, str) for item in value) or all(
+            isinstance(item, list) and item and all(type(token) is int for token in item) for item in value
         ):
-            return given
+            return value
     raise Refused(400, "invalid_type", f"{name}: a text, a list of texts, or lists of token ids", name)
-
-
-def _given(data: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in data.items() if value is not None}
-
-
-def _flag(data: dict[str, Any], name: str, *, default: bool = False) -> bool:
-    value = data.get(name, default)
-    if not isinstance(value, bool):
-        raise Refused(400, "invalid_type", f"{name}: true or false", name)
-    return value
 
 
 def _template_variables(data: dict[str, Any]) -> dict[str, Any]:
     """What the chat template is told beside the messages."""
-    given = data.get("chat_template_kwargs", {})
-    if not isinstance(given, dict):
-        raise Refused(400, "invalid_type", "chat_template_kwargs: an object", "chat_template_kwargs")
-    return {**{name: data[name] for name in TEMPLATE_VARIABLES if name in data}, **given}
+    own = {name: data[name] for name in TEMPLATE_VARIABLES if name in data}
+    return own | object_of(data, "chat_template_kwargs")
 
 
 def _common(data: dict[str, Any]) -> dict[str, Any]:
@@ -141,18 +119,15 @@ def _common(data: dict[str, Any]) -> dict[str, Any]:
     for name in NOT_HERE:
         if name in data:
             raise unsupported(name, f"{name} can't be obeyed: use response_format or grammar")
-    sampling = {name: data[name] for name in SAMPLING if name in data}
+    sampling = fields.sampling(data)
     if "repetition_penalty" in data:  # vLLM's name of it
         sampling.setdefault("repeat_penalty", data["repetition_penalty"])
-    if (seed := data.get("seed")) is not None:
-        # any whole number is a seed there; here it has 32 bits
-        sampling["seed"] = seed % 2**32 if type(seed) is int else seed
     if sampling:
         arguments["sampling"] = sampling
     if (limit := data.get("max_tokens")) is not None and limit != -1:
         arguments["max_tokens"] = limit
     if "stop" in data:
-        arguments["stop"] = [data["stop"]] if isinstance(data["stop"], str) else data["stop"]
+        arguments["stop"] = fields.stop(data)
     if "grammar" in data:
         arguments["grammar"] = data["grammar"]
     for name in SCHEMA_FIELDS:
@@ -168,9 +143,6 @@ def _wish(data: dict[str, Any], each: list[dict[str, Any]]) -> Wish:
         raise Refused(400, "invalid_value", "n: a whole number from 1 on", "n")
     if n * len(each) > MAX_CHOICES:
         raise Refused(400, "invalid_value", f"n: at most {MAX_CHOICES} answers to a request", "n")
-    options = data.get("stream_options", {})
-    if not isinstance(options, dict):
-        raise Refused(400, "invalid_type", "stream_options: an object", "stream_options")
     commands = []
     for arguments in each:
         command = protocol.parse_command(arguments)
@@ -178,8 +150,8 @@ def _wish(data: dict[str, Any], each: list[dict[str, Any]]) -> Wish:
         commands += [_nth(command, number) for number in range(n)]
     return Wish(
         commands=commands,
-        stream=_flag(data, "stream"),
-        include_usage=_flag(options, "include_usage"),
+        stream=flag(data, "stream", False),
+        include_usage=flag(object_of(data, "stream_options"), "include_usage", False),
         logprobs=commands[0].logprobs is not None,
     )
 
@@ -197,9 +169,9 @@ def _message(message: Any, place: int) -> dict[str, Any]:
     where = f"messages[{place}]"
     if not isinstance(message, dict):
         raise Refused(400, "invalid_type", f"{where}: an object", where)
-    message = _given(message)
+    message = given(message)
     role = message.get("role")
-    if role not in _ROLES:
+    if not isinstance(role, str) or role not in _ROLES:
         raise Refused(400, "invalid_value", f"{where}.role: one of {', '.join(_ROLES)}", f"{where}.role")
     for name in ("audio", "function_call"):
         if name in message:
@@ -211,10 +183,10 @@ def _message(message: Any, place: int) -> dict[str, Any]:
         taken["content"] = message["refusal"]
     if role == "assistant" and (thought := message.get("reasoning_content", message.get("reasoning"))):
         taken["reasoning"] = thought
-    if message.get("tool_calls"):
-        taken["tool_calls"] = [
-            _call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(message["tool_calls"])
-        ]
+    if calls := message.get("tool_calls"):
+        if not isinstance(calls, list):
+            raise Refused(400, "invalid_type", f"{where}.tool_calls: a list", f"{where}.tool_calls")
+        taken["tool_calls"] = [_call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(calls)]
     for name in ("tool_call_id", "name"):
         if name in message:
             taken[name] = message[name]
@@ -223,20 +195,7 @@ def _message(message: Any, place: int) -> dict[str, Any]:
 
 def _text(content: Any, where: str) -> Any:
     """The text of a message, which may come in parts."""
-    if not isinstance(content, list):
-        return content
-    texts = []
-    for i, part in enumerate(content):
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind not in _TEXT_PARTS:
-            raise Refused(
-                400, "unsupported_content", f"{where}[{i}]: parts of text only, not {kind!r}", f"{where}[{i}]"
-            )
-        text = part.get(_TEXT_PARTS[kind])
-        if not isinstance(text, str):
-            raise Refused(400, "invalid_type", f"{where}[{i}]: its text is missing", f"{where}[{i}]")
-        texts.append(text)
-    return "\n".join(texts)
+    return fields.joined_text(content, where, _TEXT_PARTS) if isinstance(content, list) else content
 
 
 def _call(call: Any, where: str) -> dict[str, Any]:
@@ -287,7 +246,7 @@ def _response_format(wanted: Any) -> Any:
 
 def embedding(data: dict[str, Any]) -> tuple[protocol.Embed, bool]:
     """A request of `/v1/embeddings`, and whether base64 is wanted. Raises TokenglassError or Refused."""
-    data = _given(data)
+    data = given(data)
     encoding = data.get("encoding_format", "float")
     if encoding not in ("float", "base64"):
         raise Refused(400, "invalid_value", "encoding_format: float or base64", "encoding_format")

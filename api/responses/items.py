@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from api.openai import fields
 from api.openai.errors import Refused
 
 Item = dict[str, Any]
@@ -100,19 +101,7 @@ def _text(content: Any, where: str) -> str:
         return content
     if not isinstance(content, list):
         raise Refused(400, "invalid_type", f"{where}: a text, or a list of parts", where)
-    texts = []
-    for i, part in enumerate(content):
-        place = f"{where}[{i}]"
-        kind = part.get("type") if isinstance(part, dict) else None
-        name = _TEXT_PARTS.get(kind) if isinstance(kind, str) else None
-        if name is None:
-            message = f"{place}: parts of text only, not {str(kind)[:100]!r}"
-            raise Refused(400, "unsupported_content", message, place)
-        text = part.get(name)
-        if not isinstance(text, str):
-            raise Refused(400, "invalid_type", f"{place}: its text is missing", place)
-        texts.append(text)
-    return "\n".join(texts)
+    return fields.joined_text(content, where, _TEXT_PARTS)
 
 
 def numbered(items: Sequence[Item], key: str) -> list[Item]:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from api import protocol
+from api.openai import fields
 from api.openai.errors import Refused, unsupported
-from api.openai.wishes import SAMPLING, TEMPLATE_VARIABLES
+from api.openai.fields import TEMPLATE_VARIABLES, flag, given, object_of
 from api.responses.items import Item, messages, read
 from engine.errors import TokenglassError
 
@@ -79,7 +80,7 @@ def _renamed(text: str) -> str:
 
 def wish(data: dict[str, Any]) -> Wish:
     """A request of `/v1/responses`, or a `response.create`. Raises Refused."""
-    data = {name: value for name, value in data.items() if value is not None}
+    data = given(data)
     _refuse_hosted(data)
     instructions = data.get("instructions")
     if instructions is not None and not isinstance(instructions, str):
@@ -91,18 +92,18 @@ def wish(data: dict[str, Any]) -> Wish:
     _sampling(data, arguments)
     _format(data, arguments, told)
     told["reasoning"] = {"effort": _template(data, arguments).get("reasoning_effort"), "summary": None}
-    parallel = _flag(data, "parallel_tool_calls", True)
+    parallel = flag(data, "parallel_tool_calls", True)
     if not parallel:
         arguments["parallel_tool_calls"] = False
     cache = data.get("prompt_cache_options")
-    generate = _flag(data, "generate", True) and not (isinstance(cache, dict) and cache.get("prewarm"))
+    generate = flag(data, "generate", True) and not (isinstance(cache, dict) and cache.get("prewarm"))
     if not generate:
         # what is drawn is dropped, so nothing needs to hold it to a form
         arguments = {name: arguments[name] for name in _OF_THE_PROMPT if name in arguments}
         arguments["max_tokens"] = 1
         if told["tool_choice"] == "none":
             arguments["tool_choice"] = "none"
-    store = _flag(data, "store", True)
+    store = flag(data, "store", True)
     told |= {name: data.get(name) for name in _ECHOED}
     told |= {
         "instructions": instructions,
@@ -122,7 +123,7 @@ def wish(data: dict[str, Any]) -> Wish:
         model=data.get("model"),
         generate=generate,
         store=store,
-        stream=_flag(data, "stream", False),
+        stream=flag(data, "stream", False),
         logprobs="logprobs" in arguments,
     )
 
@@ -136,31 +137,21 @@ def _refuse_hosted(data: dict[str, Any]) -> None:
         raise unsupported("prompt", "prompt: no templates of prompts are kept here")
 
 
-def _flag(data: dict[str, Any], name: str, otherwise: bool) -> bool:
-    value = data.get(name, otherwise)
-    if not isinstance(value, bool):
-        raise Refused(400, "invalid_type", f"{name}: true or false", name)
-    return value
-
-
 def _metadata(data: dict[str, Any]) -> dict[str, str]:
-    given = data.get("metadata", {})
-    texts = isinstance(given, dict) and all(isinstance(value, str) for value in given.values())
-    if not texts or len(given) > MAX_METADATA:
+    metadata = data.get("metadata", {})
+    texts = isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())
+    if not texts or len(metadata) > MAX_METADATA:
         raise Refused(400, "invalid_value", f"metadata: at most {MAX_METADATA} texts by name", "metadata")
-    return dict(given)
+    return dict(metadata)
 
 
 def _sampling(data: dict[str, Any], arguments: dict[str, Any]) -> None:
-    sampling = {name: data[name] for name in SAMPLING if name in data}
-    if (seed := data.get("seed")) is not None:
-        sampling["seed"] = seed % 2**32 if type(seed) is int else seed
-    if sampling:
+    if sampling := fields.sampling(data):
         arguments["sampling"] = sampling
     if "max_output_tokens" in data:
         arguments["max_tokens"] = data["max_output_tokens"]
     if "stop" in data:
-        arguments["stop"] = [data["stop"]] if isinstance(data["stop"], str) else data["stop"]
+        arguments["stop"] = fields.stop(data)
     include = data.get("include", [])
     if isinstance(include, list) and "message.output_text.logprobs" in include:
         arguments["logprobs"] = data.get("top_logprobs", 0)
@@ -168,11 +159,11 @@ def _sampling(data: dict[str, Any], arguments: dict[str, Any]) -> None:
 
 def _tools(data: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The command's arguments for tools, and what the response repeats of them."""
-    given = data.get("tools", [])
-    if not isinstance(given, list):
+    offered = data.get("tools", [])
+    if not isinstance(offered, list):
         raise Refused(400, "invalid_type", "tools: a list", "tools")
     choice: Any = data.get("tool_choice", "auto")
-    tools = [_tool(tool, f"tools[{i}]") for i, tool in enumerate(given)]
+    tools = [_tool(tool, f"tools[{i}]") for i, tool in enumerate(offered)]
     told = {"tools": [told for told, _ in tools], "tool_choice": choice}
     taken = [tool for _, tool in tools]
     if isinstance(choice, dict):
@@ -206,24 +197,18 @@ def _tool(tool: Any, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _template(data: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
     """What the chat template is told beside the messages; many know how much to reason."""
-    reasoning, given = data.get("reasoning", {}), data.get("chat_template_kwargs", {})
-    if not isinstance(reasoning, dict):
-        raise Refused(400, "invalid_type", "reasoning: an object", "reasoning")
-    if not isinstance(given, dict):
-        raise Refused(400, "invalid_type", "chat_template_kwargs: an object", "chat_template_kwargs")
+    reasoning = object_of(data, "reasoning")
     variables = {name: data[name] for name in TEMPLATE_VARIABLES if name in data}
     if reasoning.get("effort") is not None:
         variables["reasoning_effort"] = reasoning["effort"]
-    variables |= given
+    variables |= object_of(data, "chat_template_kwargs")
     if variables:
         arguments["chat_template_kwargs"] = variables
     return variables
 
 
 def _format(data: dict[str, Any], arguments: dict[str, Any], told: dict[str, Any]) -> None:
-    text = data.get("text", {})
-    if not isinstance(text, dict):
-        raise Refused(400, "invalid_type", "text: an object", "text")
+    text = object_of(data, "text")
     form = text.get("format") or {"type": "text"}
     if not isinstance(form, dict):
         raise Refused(400, "invalid_type", "text.format: an object", "text.format")
