@@ -28,7 +28,7 @@ MAX_MESSAGES = 50_000
 """Of one conversation."""
 
 Count = Annotated[int, Field(ge=0, lt=2**53)]
-Milliseconds = Annotated[float, Field(ge=0, lt=1e15, allow_inf_nan=False)] | None
+Measured = Annotated[float, Field(ge=0, lt=1e15, allow_inf_nan=False)] | None
 UnixTime = Annotated[float, Field(ge=0, le=4_102_444_800, allow_inf_nan=False)]
 """Seconds; up to the year 2100."""
 ModelName = Annotated[str, Field(max_length=500)]
@@ -61,13 +61,13 @@ class ArchivedUsage(Argument):
 
 
 class ArchivedTimings(Argument):
-    queue_ms: Milliseconds = None
-    prefill_ms: Milliseconds = None
-    ttft_ms: Milliseconds = None
-    decode_ms: Milliseconds = None
-    tokens_per_second: Milliseconds = None
-    itl_p50_ms: Milliseconds = None
-    itl_p99_ms: Milliseconds = None
+    queue_ms: Measured = None
+    prefill_ms: Measured = None
+    ttft_ms: Measured = None
+    decode_ms: Measured = None
+    tokens_per_second: Measured = None
+    itl_p50_ms: Measured = None
+    itl_p99_ms: Measured = None
 
 
 class ArchivedError(Argument):

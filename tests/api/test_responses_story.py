@@ -277,10 +277,6 @@ def test_an_empty_answer_and_a_prewarmed_prompt() -> None:
 # ---- items and wishes
 
 
-def text_parts(kind: str, *texts: str) -> list[dict[str, str]]:
-    return [{"type": kind, "text": text} for text in texts]
-
-
 def test_items_become_the_messages_of_a_template() -> None:
     given_items: list[Any] = [
         {"role": "developer", "content": "Be brief.", "id": None},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from api import (
     toolresults,
     watchdog,
 )
+from api.bench import latency, machine, parts, samples, transports
 from api.openai import wishes
 from api.responses import lanes, socket, table
 from engine import client, pace, rendering, worker
@@ -41,7 +43,16 @@ DOCUMENTS = (
     "assets/starter/README.md",
     "assets/starter/eval/README.md",
 )
-OTHERS = frozenset(("server.json", "conversations.json", "build/setup-times.json"))
+OTHERS = frozenset(
+    (
+        "server.json",
+        "settings.json",
+        "tokens.json",
+        "fit.json",
+        "conversations.json",
+        "build/setup-times.json",
+    )
+)
 """Files that the app, the set-up and other programs write."""
 _FILE = re.compile(r"[A-Za-z_][\w./-]*(?:\.(?:py|md|json|jsonl|txt|in|sh|spec|html|gguf|toml)|/)")
 
@@ -97,6 +108,7 @@ def test_every_file_of_a_folder_has_its_row(layer: str) -> None:
 
 
 MIB = 1 << 20
+SETTINGS = tomllib.loads(text("pyproject.toml"))["tool"]
 FIGURES: dict[str, tuple[str, ...]] = {
     "api/PROTOCOL.md": (
         f"| {protocol.MAX_CLIENTS} clients are connected, or {protocol.MAX_OF_TOKEN} with",
@@ -135,6 +147,17 @@ FIGURES: dict[str, tuple[str, ...]] = {
         f"Messages up to {socket.MAX_MESSAGE_BYTES // MIB} MiB",
         f"pinged every {socket.PING_INTERVAL_S:.0f} s and may take {socket.PING_TIMEOUT_S:.0f} s",
     ),
+    "BENCHMARKS.md": (
+        f"more than {machine.BUSY_PERCENT:.0f} % busy before, or more than {machine.STEAL_PERCENT:.0f} % of",
+        f"came in fewer than {samples.MESSAGES} messages",
+        f"prompt lookup ({parts.LOOKUP} tokens) on and off",
+        f"a prompt of {parts.PROMPTS[0]} and of {parts.PROMPTS[1]:,} tokens",
+        f"a conversation of {parts.CONVERSATION:,} tokens and an answer",
+        f"then a prompt of {latency.LONG_PROMPT:,} tokens comes in",
+        f"one generation at about {latency.PACE:.0f} tokens/s",
+        f"one answer of {transports.TOKENS} tokens over",
+    ),
+    "CONTRIBUTING.md": (f"each test has a time limit of {SETTINGS['pytest']['ini_options']['timeout']} s",),
     "SECURITY.md": (
         f"no token within {handshake.FIRST_HEAD_S:.0f} s goes, and of more than {strangers.MAX_STRANGERS}",
     ),

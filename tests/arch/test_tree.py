@@ -7,7 +7,9 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-MAX_LINES = {"engine": 500, "api": 500, "desktop": 500, "packaging": 500, "tests": 1000}
+MAX_LINES = {"engine": 500, "api": 500, "desktop": 500, "packaging": 500, "tests": 1000, "assets": 500}
+AS_IT_WAS = {Path("assets/starter/eval/grade.py"): 524}
+"""The rules that grade the starter model stay as they were before it was trained."""
 TEXT = {".py", ".pyi", ".sh", ".toml", ".md", ".txt", ".in", ".cfg", ".yml", ".yaml", ".spec", ".html", ".js"}
 # Where packages or models are downloaded from is each machine's own business; built up here so that this file
 # itself holds none of them.
@@ -74,6 +76,7 @@ def test_no_file_grows_too_long() -> None:
     wrong = [
         f"{path}: {text.count(chr(10))} lines"
         for path, text in texts()
-        if path.suffix == ".py" and text.count("\n") > MAX_LINES.get(path.parts[0], 10_000)
+        if path.suffix == ".py"
+        and text.count("\n") > AS_IT_WAS.get(path, MAX_LINES.get(path.parts[0], 10_000))
     ]
     assert not wrong, "\n".join(wrong)
