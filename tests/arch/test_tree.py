@@ -19,7 +19,7 @@ MACHINE_PATHS = re.compile(r"(?<![\w.])/(?:work|root|tmp/tg|opt/(?:wheels|pypi))
 
 def tracked() -> list[Path]:
     """The files git tracks that exist; those of the source tree where there is no git."""
-    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, timeout=250)
     if done.returncode == 0:
         names = [name for name in done.stdout.split("\0") if name]
         return [ROOT / name for name in names if (ROOT / name).is_file()]

@@ -53,7 +53,7 @@ def test_wrong_usage_is_exit_code_2() -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=250,
     )
     assert done.returncode == 2
     assert "usage" in done.stderr
@@ -163,7 +163,7 @@ def find_python(environ: dict[str, str], cwd: Path) -> subprocess.CompletedProce
         env={"PATH": os.environ["PATH"], **environ},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=250,
     )
 
 

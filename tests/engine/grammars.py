@@ -14,7 +14,7 @@ from typing import Any
 
 from engine.gbnf import Rules
 
-ANSWER_S = 60
+ANSWER_S = 200
 ROOT = Path(__file__).resolve().parents[2]
 
 

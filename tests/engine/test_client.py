@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ import pytest
 
 from engine import entry, ipc
 from engine.client import EngineClient, ExitInfo
-from engine.commands import Cancel, Generate
+from engine.commands import Cancel, Generate, WorkerCommand
 from engine.events import (
     BaseEvent,
     EngineStarted,
@@ -32,8 +32,11 @@ from engine.events import (
 )
 from engine.replies import Message
 from engine.types import ChatMessage, SamplingParams, WorkerConfig
+from tests.conftest import SOAK
 
 E = TypeVar("E")
+SOON_S = 2.0 if SOAK else 30.0
+"""For what takes no time at all; only a soak has the machine for itself."""
 
 
 class Recorder:
@@ -60,7 +63,7 @@ class Recorder:
         self.exit = info
         self._changed.set()
 
-    async def until(self, condition: Callable[[], object], timeout_s: float = 20) -> None:
+    async def until(self, condition: Callable[[], object], timeout_s: float = 100) -> None:
         async with asyncio.timeout(timeout_s):
             while not condition():
                 self._changed.clear()
@@ -69,6 +72,19 @@ class Recorder:
     async def started(self) -> None:
         await self.client.start()
         await self.until(lambda: self.of(ModelLoaded) or self.of(ModelFailed) or self.exit)
+
+    async def send_together(self, commands: Sequence[WorkerCommand]) -> None:
+        """So that they reach the worker all at once: it stands still meanwhile."""
+        assert self.client.pid is not None
+        os.kill(self.client.pid, signal.SIGSTOP)
+        try:
+            for command in commands:
+                self.client.send(command)
+            while not self.client._outbox.empty():  # noqa: ASYNC110 - a thread's
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)  # and the last one is written
+        finally:
+            os.kill(self.client.pid, signal.SIGCONT)
 
     def of(self, kind: type[E]) -> list[E]:
         return [event for event in self.events if isinstance(event, kind)]
@@ -149,7 +165,7 @@ def test_a_killed_worker_is_noticed(tmp_path: Path, how: signal.Signals) -> None
         os.kill(worker.client.pid, how)
         killed = time.monotonic()
         await worker.until(lambda: worker.exit)
-        assert time.monotonic() - killed < 2
+        assert time.monotonic() - killed < SOON_S
         assert worker.exit is not None
         assert worker.exit.signal == how.name
         await worker.client.stop()  # returns at once
@@ -179,7 +195,7 @@ def test_a_hung_worker_can_be_stopped(tmp_path: Path) -> None:
         await worker.until(lambda: worker.of(GenerationDelta))
         began = time.monotonic()
         await worker.client.stop(timeout_s=1.0)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 1 + SOON_S
         assert worker.exit is not None
 
     run(scenario())
@@ -187,7 +203,7 @@ def test_a_hung_worker_can_be_stopped(tmp_path: Path) -> None:
 
 def test_cancel_in_every_state(tmp_path: Path) -> None:
     async def scenario() -> None:
-        worker = Recorder(tmp_path, "fake:tokens=1000,delay_ms=5", n_slots=1)
+        worker = Recorder(tmp_path, "fake:tokens=100000,delay_ms=5,ctx=200000", n_slots=1)
         await worker.started()
         worker.client.send(generate("decoding"))
         await worker.until(lambda: worker.of(GenerationDelta))
@@ -232,7 +248,7 @@ def test_a_load_can_be_left(tmp_path: Path) -> None:
         await worker.until(lambda: worker.of(EngineStarted))
         began = time.monotonic()
         await worker.client.stop()
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < SOON_S
         assert worker.exit is not None
 
     run(scenario())
@@ -249,12 +265,12 @@ def test_no_orphan_when_the_app_is_killed(tmp_path: Path) -> None:
         from engine.types import WorkerConfig
 
         async def main():
-            config = WorkerConfig(model_id="m", model_path="fake:tokens=100000,delay_ms=5")
+            config = WorkerConfig(model_id="m", model_path="fake:tokens=100000,delay_ms=5,ctx=200000")
             on_events = lambda events: print(client.pid, flush=True)
             client = EngineClient(config, 1, Path(sys.argv[1]), on_events, lambda info: None)
             await client.start()
             client.send(Generate(generation_id="g", received_t=0, client_id="c", origin="live", prompt="x"))
-            await asyncio.sleep(60)
+            await asyncio.sleep(600)
 
         if __name__ == "__main__":
             asyncio.run(main())
@@ -270,7 +286,7 @@ def test_no_orphan_when_the_app_is_killed(tmp_path: Path) -> None:
     app.kill()
     app.wait()
     app.stdout.close()
-    worker.wait(timeout=5)  # raises where it lives on
+    worker.wait(timeout=100)  # raises where it lives on
 
 
 def test_the_worker_gets_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,6 +193,8 @@ def test_timings_are_those_of_the_clock() -> None:
     assert timings.ttft_ms is not None
     assert timings.queue_ms is not None
     assert timings.queue_ms + timings.prefill_ms < timings.ttft_ms
+    first = timings.ttft_ms - timings.queue_ms - timings.prefill_ms
+    assert first <= bench.metrics[0].sample_ms, "what is left is the sampling of the first token"
     assert timings.tokens_per_second == pytest.approx(9 / (times[-1] - times[0]))
     assert timings.itl_p50_ms == pytest.approx((times[5] - times[4]) * 1000)
     assert bench.metrics[0].emit_ms == 0

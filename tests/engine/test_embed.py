@@ -279,16 +279,24 @@ def test_special_tokens_are_not_taken_from_texts() -> None:
 class Listener(Recorder):
     """Keeps the answers to embedding requests too."""
 
-    done: list[EmbedDone]
+    heard: tuple[Message, ...] = ()
+    """Everything, in its order."""
 
     def _on_messages(self, messages: list[Message]) -> None:
-        self.done = [*getattr(self, "done", []), *(each for each in messages if isinstance(each, EmbedDone))]
+        self.heard += tuple(messages)
         super()._on_messages(messages)
+
+    @property
+    def done(self) -> list[EmbedDone]:
+        return [message for message in self.heard if isinstance(message, EmbedDone)]
+
+    async def answered(self, request_id: str) -> EmbedDone:
+        await self.until(lambda: any(each.request_id == request_id for each in self.done))
+        return next(each for each in self.done if each.request_id == request_id)
 
     async def embed(self, request_id: str, inputs: list[str | list[int]]) -> EmbedDone:
         self.client.send(Embed(request_id=request_id, inputs=inputs))
-        await self.until(lambda: any(each.request_id == request_id for each in self.done))
-        return next(each for each in self.done if each.request_id == request_id)
+        return await self.answered(request_id)
 
 
 def code_of(error: ErrorInfo | None) -> str:
@@ -299,16 +307,18 @@ def test_the_worker_embeds_beside_generations(tmp_path: Path) -> None:
     async def scenario() -> None:
         worker = Listener(tmp_path, "fake:tokens=200,delay_ms=2", n_batch=16)
         await worker.started()
-        worker.client.send(generate("g"))
-        await worker.until(lambda: worker.of(GenerationDelta))
-        done = await worker.embed("r", [f"text number {i}" for i in range(60)])
+        texts: list[str | list[int]] = [f"text number {i}" for i in range(60)]
+        await worker.send_together([generate("g"), Embed(request_id="r", inputs=texts)])
+        done = await worker.answered("r")
         assert len(done.embeddings) == 60
-        assert not worker.finished("g"), "a generation goes on meanwhile"
+        await worker.until(lambda: worker.finished("g"))
+        place = worker.heard.index(done)
+        for part in (worker.heard[:place], worker.heard[place:]):
+            assert any(isinstance(message, GenerationDelta) for message in part), "it goes on meanwhile"
         assert code_of((await worker.embed("w", [[-1]])).error) == "invalid_argument"
         assert (await worker.embed("none", [])).embeddings == []
-        await worker.until(lambda: worker.finished("g"))
         assert worker.finished("g")[0].usage.completion_tokens == 200
-        again = await worker.embed("again", [f"text number {i}" for i in range(60)])
+        again = await worker.embed("again", texts)
         assert again.embeddings == done.embeddings
         await worker.client.stop()
 

@@ -334,8 +334,9 @@ def test_four_at_once_share_a_batch_and_a_second_turn_is_cached(starter_model: P
     async def scenario() -> None:
         worker = Recorder(tmp_path, str(starter_model), n_slots=4)
         await worker.started()
-        for i in range(4):
-            worker.client.send(generate(f"g{i}", "Count from one to twenty.", max_tokens=24))
+        await worker.send_together(
+            [generate(f"g{i}", "Count from one to twenty.", max_tokens=24) for i in range(4)]
+        )
         await worker.until(lambda: len(worker.of(GenerationFinished)) == 4)
         assert max(step.batch_size for step in worker.of(StepMetrics)) == 4
         worker.client.send(generate("again", "Count from one to twenty.", max_tokens=4))
