@@ -11,7 +11,7 @@ from desktop.engine_status import EngineStatus
 from engine.events import EngineExited, ModelUnloaded
 from engine.fit import Estimate, Use
 from tests.desktop.conftest import Drive, OpenWindow, until
-from tests.desktop.test_window import ask, message_box
+from tests.desktop.test_window import SLOW, ask, message_box
 
 GB = 1_000_000_000
 HUGE = 1 << 24
@@ -118,7 +118,7 @@ def test_unloading_shows_that_nothing_is_loaded(
 
 def test_unloading_while_an_answer_runs_asks_first(drive: Drive, open_window: OpenWindow) -> None:
     async def scenario() -> None:
-        async with open_window(model="fake:tokens=400,delay_ms=5") as controller:
+        async with open_window(model=SLOW) as controller:
             await ask(controller, "A long one")
             await until(lambda: controller.engine.running)
             controller.window.top.unloadRequested.emit()

@@ -28,7 +28,7 @@ def test_a_missing_system_library_is_named_in_one_line(tmp_path: Path) -> None:
             text=True,
             cwd=ROOT,
             env={**os.environ, "QT_QPA_PLATFORM": "offscreen"},
-            timeout=60,
+            timeout=200,
         )
         assert done.returncode == 1
         assert done.stderr.count("\n") == 1, done.stderr

@@ -17,6 +17,8 @@ from engine.events import (
 )
 from engine.types import FinishReason, Origin, Timings, Token, Usage
 
+WAIT_MS = 100_000
+"""Only keeps a test from hanging."""
 USAGE = {"prompt_tokens": 4334, "cached_tokens": 3310, "completion_tokens": 212}
 TIMINGS = {
     "queue_ms": 2.0,

@@ -7,7 +7,7 @@ from pytestqt.qtbot import QtBot
 
 from desktop.chat.pane import ChatPane
 from desktop.theme import DARK
-from tests.desktop.chat.builders import Stream
+from tests.desktop.chat.builders import WAIT_MS, Stream
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def pane(qtbot: QtBot) -> ChatPane:
     pane.set_engine_state("ready")
     pane.show_conversation({"conversation": {"id": "c1", "title": ""}, "messages": []})
     pane.show()
-    qtbot.waitExposed(pane)
+    qtbot.waitExposed(pane, timeout=WAIT_MS)
     return pane
 
 

@@ -9,6 +9,7 @@ from pytestqt.qtbot import QtBot
 
 from desktop.chat.composer import Composer
 from desktop.theme import DARK, LIGHT
+from tests.desktop.chat.builders import WAIT_MS
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def composer(qtbot: QtBot) -> Composer:
     composer.resize(700, composer.sizeHint().height())
     composer.set_state(running=False, reason="")
     composer.show()
-    qtbot.waitExposed(composer)
+    qtbot.waitExposed(composer, timeout=WAIT_MS)
     return composer
 
 

@@ -25,6 +25,7 @@ from engine.events import (
 )
 from engine.types import ToolCall
 from tests.desktop.chat.builders import (
+    WAIT_MS,
     Stream,
     asked,
     conversation,
@@ -345,7 +346,7 @@ def test_ctrl_shift_c_copies_the_last_answer(pane: ChatPane, qtbot: QtBot) -> No
     pane.show_conversation(turns(4, answer="Take *this*"))
     pane.activateWindow()
     pane.focus_composer()
-    qtbot.waitUntil(lambda: pane.isActiveWindow())
+    qtbot.waitUntil(pane.isActiveWindow, timeout=WAIT_MS)
     QGuiApplication.clipboard().setText("old")
     modifiers = Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier
     qtbot.keyClick(pane.composer.input, Qt.Key.Key_C, modifiers)
@@ -375,7 +376,7 @@ def test_a_theme_switch_repaints_everything(pane: ChatPane) -> None:
     assert [pane.view.row(row).height for row in range(6)] == heights
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_split_of_an_answer_looks_the_same(pane: ChatPane, data: st.DataObject) -> None:
     text = (

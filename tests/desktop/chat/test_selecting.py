@@ -10,7 +10,7 @@ from pytestqt.qtbot import QtBot
 
 from desktop.chat import figures
 from desktop.chat.pane import ChatPane
-from tests.desktop.chat.builders import conversation, message, turns
+from tests.desktop.chat.builders import WAIT_MS, conversation, message, turns
 
 ANSWER = """First paragraph, one line.
 
@@ -180,7 +180,7 @@ def test_dragging_beyond_the_edge_scrolls(pane: ChatPane, qtbot: QtBot) -> None:
     value = bar.value()
     qtbot.mousePress(viewport, Qt.MouseButton.LeftButton, pos=start)
     qtbot.mouseMove(viewport, QPoint(start.x(), -60))
-    qtbot.waitUntil(lambda: bar.value() < value - 100)
+    qtbot.waitUntil(lambda: bar.value() < value - 100, timeout=WAIT_MS)
     qtbot.mouseRelease(viewport, Qt.MouseButton.LeftButton, pos=QPoint(start.x(), -60))
     stopped = bar.value()
     qtbot.wait(120)

@@ -8,7 +8,7 @@ from PySide6.QtWidgets import QApplication, QPushButton
 from pytestqt.qtbot import QtBot
 
 from desktop.chat.pane import ChatPane
-from tests.desktop.chat.builders import Stream, asked, conversation, delta, finished, message, turns
+from tests.desktop.chat.builders import WAIT_MS, Stream, asked, conversation, delta, finished, message, turns
 
 LONG = "A paragraph that fills a line or two of the column, so that there is something to scroll.\n\n" * 6
 
@@ -21,9 +21,10 @@ def newest(pane: ChatPane) -> QPushButton:
     return next(button for button in pane.view.findChildren(QPushButton) if "newest" in button.text())
 
 
-def settle(qtbot: QtBot) -> None:
-    """Let the view take in what has changed."""
+def settle(pane: ChatPane, qtbot: QtBot) -> None:
+    """Let the view take in what has changed; it leaves more time between frames that take long."""
     qtbot.wait(30)
+    qtbot.waitUntil(lambda: not pane.view._timer.isActive(), timeout=WAIT_MS)
 
 
 def at_the_end(pane: ChatPane) -> bool:
@@ -74,7 +75,7 @@ def test_follows_the_newest_text_while_it_streams(pane: ChatPane, stream: Stream
     pane.consume(stream(*asked(parent="m19")))
     for _ in range(10):
         pane.consume(stream(delta("More text.\n\n")))
-        settle(qtbot)
+        settle(pane, qtbot)
         assert at_the_end(pane)
     assert not newest(pane).isVisible()
 
@@ -82,18 +83,18 @@ def test_follows_the_newest_text_while_it_streams(pane: ChatPane, stream: Stream
 def test_stays_where_the_user_has_scrolled_to(pane: ChatPane, stream: Stream, qtbot: QtBot) -> None:
     pane.show_conversation(turns(20, answer=LONG))
     pane.consume(stream(*asked(parent="m19"), delta(LONG)))
-    settle(qtbot)
+    settle(pane, qtbot)
     wheel(pane, 5)
-    settle(qtbot)
+    settle(pane, qtbot)
     assert newest(pane).isVisible()
     row = pane.view.row_at(0)
     top = pane.view.row_top(row)
     for _ in range(5):
         pane.consume(stream(delta(LONG)))
-        settle(qtbot)
+        settle(pane, qtbot)
         assert pane.view.row_top(row) == top
     pane.consume(stream(finished(LONG * 6)))
-    settle(qtbot)
+    settle(pane, qtbot)
     assert pane.view.row_top(row) == top
     qtbot.mouseClick(newest(pane), Qt.MouseButton.LeftButton)
     assert pane.view.following
@@ -145,19 +146,19 @@ def test_a_narrower_window_breaks_lines_anew_and_keeps_the_place(pane: ChatPane,
     row = pane.view.row_at(0) | 1  # an answer
     height = pane.view.row(row).height
     pane.resize(420, 700)
-    settle(qtbot)
-    assert pane.view.column_width == 420 - 48
+    settle(pane, qtbot)
+    qtbot.waitUntil(lambda: pane.view.column_width == 420 - 48, timeout=WAIT_MS)
     assert pane.view.row(row).height > height
     assert abs(pane.view.row_at(0) - row) <= 1
     pane.resize(2000, 700)
-    settle(qtbot)
-    assert pane.view.column_width == 720
+    settle(pane, qtbot)
+    qtbot.waitUntil(lambda: pane.view.column_width == 720, timeout=WAIT_MS)
     assert abs(pane.view.column_left - (2000 - 720) / 2) <= 1
 
 
 def test_many_deltas_make_one_layout(pane: ChatPane, stream: Stream, qtbot: QtBot) -> None:
     pane.consume(stream(*asked()))
-    settle(qtbot)
+    settle(pane, qtbot)
     changes: list[int] = []
     pane.model.dataChanged.connect(lambda first, _last: changes.append(first.row()))
     pane.consume(stream(*(delta(f"word{n} ") for n in range(200))))
@@ -172,6 +173,6 @@ def test_another_answer_in_the_middle_keeps_the_place(pane: ChatPane, qtbot: QtB
     top = pane.view.row_top(row)
     shorter = conversation(*data["messages"][:-2], message("other", "user", "Else?", "m27"))
     pane.show_conversation(shorter)
-    settle(qtbot)
+    settle(pane, qtbot)
     assert len(pane.model) == 29
     assert pane.view.row_top(row) == top
