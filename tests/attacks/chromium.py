@@ -17,9 +17,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.harness import END_LIMIT_S, START_LIMIT_S
+from tests.e2e.harness import END_LIMIT_S, START_LIMIT_S, quiet_port
 
-VISIT_LIMIT_S = 60.0
+VISIT_LIMIT_S = 150.0
 EVIL_NAME = "evil.test"
 EVIL_ADDRESS = "127.0.0.2"
 """Where the browser finds that name; a loopback address beside the app's."""
@@ -163,18 +163,8 @@ def rebound() -> Iterator[Rebound]:
     connection but that for `/page` on to the app, byte for byte.
     """
     with contextlib.ExitStack() as stack:
-        for _ in range(20):
-            server = socketserver.ThreadingTCPServer((EVIL_ADDRESS, 0), socketserver.BaseRequestHandler)
-            port = server.server_address[1]
-            with socket.socket() as probe:
-                try:
-                    probe.bind(("127.0.0.1", port))
-                except OSError:
-                    server.server_close()
-                    continue
-            break
-        else:
-            raise AssertionError("no port is free on both addresses")
+        port = quiet_port("127.0.0.1", EVIL_ADDRESS)
+        server = socketserver.ThreadingTCPServer((EVIL_ADDRESS, port), socketserver.BaseRequestHandler)
         stack.enter_context(server)
         name = Rebound(port)
 

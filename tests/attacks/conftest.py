@@ -8,6 +8,9 @@ import pytest
 import system
 
 from tests.attacks.chromium import Chromium, chromium
+from tests.e2e.harness import patient_clients
+
+__all__ = ["patient_clients"]
 
 
 @pytest.fixture(scope="session")

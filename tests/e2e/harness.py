@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 from websockets.asyncio.client import connect
 
 from tests.api.harness import Frame, Wire
@@ -52,6 +53,14 @@ def program(*changes: str) -> tuple[str, str]:
 
 
 PROGRAM = program()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patient_clients() -> Iterator[None]:
+    """Our own clients wait for an app on a busy machine; for the `conftest.py` of tests that use them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("api.client.opening.OPEN_TIMEOUT_S", START_LIMIT_S)
+        yield
 
 
 class Serve:
