@@ -12,7 +12,8 @@ from engine.errors import TokenglassError
 from engine.events import Event, EventAdapter
 
 if TYPE_CHECKING:
-    from api.client.live import Inbox, LiveClient
+    from api.client.inbox import Inbox
+    from api.client.live import LiveClient
 
 
 class Answer:

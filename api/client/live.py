@@ -7,7 +7,6 @@ import contextlib
 import json
 import math
 import secrets
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.protocol import State
 
 from api.client.generation import Generation
+from api.client.inbox import Inbox
 from api.client.opening import Address, ConnectionLostError, Frame, announced, delays, lost
 from api.client.typed import KNOWN, StreamFrame, parse_frame
 from api.paths import Paths
@@ -34,36 +34,6 @@ REPEATABLE = frozenset(
     )
 )  # fmt: skip
 """Commands that are the same done once or twice: sent again where the reply to the first was lost."""
-
-
-class Inbox:
-    """Frames for one reader, and at its end why no more come. Waiting is safe to cancel."""
-
-    def __init__(self) -> None:
-        self._frames: deque[Frame] = deque()
-        self._end: TokenglassError | None = None
-        self._news = asyncio.Event()
-
-    @property
-    def waiting(self) -> int:
-        return len(self._frames)
-
-    def put(self, frame: Frame) -> None:
-        self._frames.append(frame)
-        self._news.set()
-
-    def end(self, why: TokenglassError) -> None:
-        self._end = self._end or why
-        self._news.set()
-
-    async def get(self) -> Frame:
-        """The next frame. Raises the error that it was ended with, once all are read."""
-        while not self._frames:
-            if self._end is not None:
-                raise self._end
-            self._news.clear()
-            await self._news.wait()
-        return self._frames.popleft()
 
 
 class _Link:
