@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import re
@@ -12,6 +13,8 @@ from engine.errors import TokenglassError
 MAX_DEPTH = 64
 MAX_VALUES = 50_000
 """In one frame. Parsing holds up the whole app, and many small values take far longer than long texts."""
+PARSE_INLINE_CHARS = 1 << 16
+"""Longer texts are parsed in a thread."""
 
 _TEXT = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 
@@ -44,6 +47,13 @@ def decode(text: str) -> dict[str, Any]:
     if _too_deep(data):
         raise TokenglassError("invalid_json", "nested too deeply")
     return data
+
+
+async def decode_aside(text: str) -> dict[str, Any]:
+    """As `decode`, in a thread where it may take long."""
+    if len(text) > PARSE_INLINE_CHARS:
+        return await asyncio.to_thread(decode, text)
+    return decode(text)
 
 
 class _UncleanError(ValueError):

@@ -22,6 +22,7 @@ from pydantic import (
 from api.cleanjson import MAX_DEPTH as MAX_DEPTH
 from api.cleanjson import MAX_VALUES as MAX_VALUES
 from api.cleanjson import decode as decode
+from api.cleanjson import decode_aside as decode_aside
 from api.refusals import refusal
 from engine.commands import MAX_PROMPT_LOOKUP
 from engine.errors import ErrorInfo, TokenglassError

@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 from websockets.exceptions import ConnectionClosed
 
 from api import protocol
+from api.cleanjson import PARSE_INLINE_CHARS
 from api.clients import COMMANDS_PER_S, Allowance, Client
 from api.handshake import Connection
 from api.outbox import LAGGING_BYTES, Choice, Outbox
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PARSE_INLINE_CHARS = 1 << 16
-"""Longer frames are parsed in a thread."""
 MAX_RUNNING = 8
 """Commands of one connection that are carried out at the same time; more wait their turn."""
 TURN_FRAMES = 32

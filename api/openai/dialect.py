@@ -36,8 +36,6 @@ CHAT_PATH = "/v1/chat/completions"
 COMPLETIONS_PATH = "/v1/completions"
 EMBEDDINGS_PATH = "/v1/embeddings"
 MODELS_PATH = "/v1/models"
-PARSE_INLINE_BYTES = 1 << 16
-"""Longer bodies are parsed in a thread."""
 EVENT_STREAM = "text/event-stream"
 
 
@@ -188,9 +186,7 @@ async def body_of_request(request: Request) -> dict[str, Any]:
         text = request.body.decode("utf-8")
     except UnicodeDecodeError:
         raise TokenglassError("invalid_json", "the body isn't UTF-8") from None
-    if len(text) > PARSE_INLINE_BYTES:
-        return await asyncio.to_thread(protocol.decode, text)
-    return protocol.decode(text)
+    return await protocol.decode_aside(text)
 
 
 def _head(prefix: str, started: Feed, model: str) -> dict[str, Any]:
@@ -235,7 +231,3 @@ async def _stream(
             await exchange.write(answers.sse(chunks.usage(transcripts)))
     await exchange.write(answers.DONE)
     await exchange.end()
-
-
-def is_path(path: str) -> bool:
-    return path in (CHAT_PATH, COMPLETIONS_PATH, EMBEDDINGS_PATH) or path.startswith(MODELS_PATH)

@@ -42,8 +42,6 @@ MAX_MESSAGE_BYTES = 16 << 20
 PING_INTERVAL_S = 20.0
 PING_TIMEOUT_S = 60.0
 """SDKs stop reading, pongs included, while their user is busy; one that is gone is noticed by this."""
-PARSE_INLINE_CHARS = 1 << 16
-"""Longer messages are parsed in a thread."""
 PAUSE_S = 0.05
 TURN_MESSAGES = 32
 """Taken before the loop looks at the others."""
@@ -139,11 +137,7 @@ class ResponsesSocket:
     async def _receive(self, message: str, received_t: float) -> None:
         """Take a message. Requests wait in their lanes, so that the reader never waits for work."""
         try:
-            if len(message) > PARSE_INLINE_CHARS:
-                data = await asyncio.to_thread(protocol.decode, message)
-            else:
-                data = protocol.decode(message)
-            self._take(data, len(message), received_t)
+            self._take(await protocol.decode_aside(message), len(message), received_t)
         except (TokenglassError, Refused) as error:
             self._tell(errors.nested(error, None))
 
