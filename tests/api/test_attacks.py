@@ -128,10 +128,8 @@ class Attack:
     status: int
     ask: Ask
     off: Callable[[pytest.MonkeyPatch], None]
-    http: bool = True
     stream: bool = True
-    """Whether it is tried on HTTP paths and on the stream."""
-    let_in: int = 200
+    """Whether it is tried on the stream, too."""
 
 
 def valid(**values: Any) -> Ask:
@@ -187,8 +185,7 @@ ATTACKS = (
 
 def tries(attack: Attack) -> Iterator[tuple[Ask, int]]:
     """The attack on a path and on the stream, each with what it means to be let in there."""
-    if attack.http:
-        yield attack.ask, 200
+    yield attack.ask, 200
     if attack.stream:
         yield attack.ask.stream(), 101
 
