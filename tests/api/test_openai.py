@@ -91,19 +91,6 @@ def test_chat_whole_and_streamed(tmp_path: Path) -> None:
     run(test())
 
 
-def test_the_readme_works_as_it_stands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
-    lines = readme.partition("```python\nfrom openai")[2].partition("```")[0]
-
-    async def test() -> None:
-        async with app(tmp_path, "fake:script=Hello%2C you!") as core:
-            text = lines.replace("http://127.0.0.1:7317/v1", core.base_url).replace("TOKEN", TOKEN)
-            await asyncio.to_thread(exec, f"from openai{text}", {})
-
-    run(test())
-    assert capsys.readouterr().out == "Hello, you!\n"
-
-
 def test_choices_seeds_stops_and_logprobs(tmp_path: Path) -> None:
     async def test() -> None:
         async with app(tmp_path, "fake:tokens=30") as core, user(core) as api:

@@ -774,20 +774,6 @@ def test_who_may_connect(tmp_path: Path) -> None:
     run(test())
 
 
-@pytest.mark.filterwarnings("ignore:connect\\(\\) must be used as a context manager:DeprecationWarning")
-def test_the_readme_works_as_it_stands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
-    lines = readme.partition("```python\nimport openai")[2].partition("```")[0]
-
-    async def test() -> None:
-        async with app(tmp_path, "fake:script=Hello%2C you!") as core:
-            text = lines.replace("http://127.0.0.1:7317/v1", core.base_url).replace("TOKEN", TOKEN)
-            await asyncio.to_thread(exec, f"import openai{text}", {})
-
-    run(test())
-    assert capsys.readouterr().out == "Hello, you!"
-
-
 def test_the_transcript_of_the_documents(tmp_path: Path) -> None:
     """What PROTOCOL.md shows being sent is answered as it shows, but for what stands for an ellipsis."""
     text = (Path(__file__).resolve().parents[2] / "api" / "PROTOCOL.md").read_text(encoding="utf-8")
