@@ -17,7 +17,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic_core import PydanticSerializationError
 
@@ -275,14 +275,17 @@ def merge(first: Envelope, second: Envelope) -> Envelope | None:
         and not (isinstance(a, ToolCallDelta) and isinstance(b, ToolCallDelta) and a.call_id != b.call_id)
         and len(a.tokens) < MAX_MERGED_TOKENS
     ):
-        event = b.model_copy(update={"text": a.text + b.text, "tokens": a.tokens + b.tokens})
-        return Envelope(second.seq, event, first.first_seq)
+        joined: dict[str, Any] = {"text": a.text + b.text, "tokens": a.tokens + b.tokens}
+        if isinstance(a, ToolCallDelta) and isinstance(b, ToolCallDelta):
+            joined |= {"name": b.name or a.name, "arguments": a.arguments + b.arguments}
+        return Envelope(second.seq, b.model_copy(update=joined), first.first_seq)
     return None
 
 
 def _size(event: BaseEvent) -> int:
     if isinstance(event, TokenEvent):
-        return 140 + len(event.text) + 90 * len(event.tokens)
+        arguments = len(event.arguments) if isinstance(event, ToolCallDelta) else 0
+        return 140 + len(event.text) + arguments + 90 * len(event.tokens)
     if isinstance(event, GenerationFinished):
         return 700 + len(event.text) + len(event.reasoning)
     if isinstance(event, ConversationMessage):

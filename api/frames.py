@@ -16,7 +16,17 @@ from api.settings import Settings
 from engine.errors import ErrorInfo
 from engine.events import StepMetrics, SystemMetrics
 from engine.fit import Estimate
-from engine.types import FinishReason, ModelInfo, Origin, SamplingParams, Timings, ToolCall, Usage, Value
+from engine.types import (
+    FinishReason,
+    ModelInfo,
+    OpenCall,
+    Origin,
+    SamplingParams,
+    Timings,
+    ToolCall,
+    Usage,
+    Value,
+)
 
 # ---- the state
 
@@ -56,6 +66,8 @@ class GenerationState(Value):
     text: str
     reasoning: str
     tool_calls: list[ToolCall]
+    open_call: OpenCall | None
+    """What has come of a call that isn't whole yet."""
     completion_tokens: int
     sampling: SamplingParams | None
     """All parameters, where an `update` has changed some."""

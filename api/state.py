@@ -41,7 +41,7 @@ from engine.events import (
     ToolCallDone,
 )
 from engine.timing import Marks
-from engine.types import ModelInfo, SamplingParams, Timings, Token, ToolCall, Usage
+from engine.types import ModelInfo, OpenCall, SamplingParams, Timings, Token, ToolCall, Usage
 
 MAX_FINISHED = 10_000
 """Ids of finished generations that are remembered, so that a late cancel gets `finished`."""
@@ -61,6 +61,8 @@ class Generation:
     text: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
     tool_calls: list[ToolCall] = field(default_factory=list)
+    open_call: OpenCall | None = None
+    """What has come of a call that isn't whole yet."""
     n_tokens: int = 0
     token_times: array[float] = field(default_factory=lambda: array("d"))
     """When each token was sampled; a branch has none for the tokens of its source."""
@@ -83,6 +85,19 @@ class Generation:
         self.n_tokens += len(tokens)
         self.token_times.extend(token["t"] for token in tokens)
 
+    def add_to_call(self, event: ToolCallDelta) -> None:
+        if not event.text and not event.arguments:
+            return
+        had = self.open_call
+        if had is None or had.id != event.call_id:
+            had = OpenCall(id=event.call_id, name=None, text="", arguments="")
+        self.open_call = OpenCall(
+            id=had.id,
+            name=event.name or had.name,
+            text=had.text + event.text,
+            arguments=had.arguments + event.arguments,
+        )
+
     def stand(self, event: GenerationRewound | GenerationForked) -> None:
         """Take what the event says for all that has been given so far."""
         removed = max(0, self.n_tokens - event.at_token)
@@ -90,6 +105,7 @@ class Generation:
         self.n_tokens = event.at_token
         self.text, self.reasoning = [event.text], [event.reasoning]
         self.tool_calls = list(event.tool_calls)
+        self.open_call = event.open_call
 
     def usage(self) -> Usage:
         started = self.started
@@ -121,6 +137,7 @@ class Generation:
             "text": "".join(self.text),
             "reasoning": "".join(self.reasoning),
             "tool_calls": [call.model_dump(mode="json") for call in self.tool_calls],
+            "open_call": self.open_call.model_dump(mode="json") if self.open_call else None,
             "completion_tokens": self.n_tokens,
             "sampling": self.sampling.model_dump(mode="json") if self.sampling else None,
             "recovered": self.recovered,
@@ -235,20 +252,24 @@ class State:
     def _delta(self, event: GenerationDelta) -> None:
         if generation := self.generations.get(event.generation_id):
             generation.text.append(event.text)
+            generation.open_call = None
             generation.add_tokens(event.tokens)
 
     def _reasoning(self, event: ReasoningDelta) -> None:
         if generation := self.generations.get(event.generation_id):
             generation.reasoning.append(event.text)
+            generation.open_call = None
             generation.add_tokens(event.tokens)
 
     def _tool_call_delta(self, event: ToolCallDelta) -> None:
         if generation := self.generations.get(event.generation_id):
+            generation.add_to_call(event)
             generation.add_tokens(event.tokens)
 
     def _tool_call(self, event: ToolCallDone) -> None:
         if generation := self.generations.get(event.generation_id):
             generation.tool_calls.append(event.call)
+            generation.open_call = None
 
     def _paused(self, event: GenerationPaused) -> None:
         if generation := self.generations.get(event.generation_id):

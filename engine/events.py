@@ -15,6 +15,7 @@ from engine.errors import ErrorInfo
 from engine.types import (
     FinishReason,
     ModelInfo,
+    OpenCall,
     Origin,
     PrefixBreak,
     SamplingParams,
@@ -89,12 +90,21 @@ class ReasoningDelta(GenerationEvent):
 
 
 class ToolCallDelta(GenerationEvent):
-    """A piece of a call's text as the model writes it."""
+    """A piece of a call.
+
+    The `arguments` of a call's deltas joined are those of the whole call, which comes next. Where text or
+    reasoning comes instead, the call was none, and all its text stands there.
+    """
 
     type: Literal["generation.tool_call.delta"] = "generation.tool_call.delta"
     call_id: str
     text: str
+    """As the model writes it."""
     tokens: list[Token]
+    name: str | None = None
+    """Who is called, once that is known; with the first arguments at the latest."""
+    arguments: str = ""
+    """What it adds to the arguments' JSON text."""
 
 
 class ToolCallDone(GenerationEvent):
@@ -131,6 +141,8 @@ class GenerationRewound(GenerationEvent):
     text: str
     reasoning: str = ""
     tool_calls: list[ToolCall] = []
+    open_call: OpenCall | None = None
+    """A call that isn't whole yet; its next deltas add to it."""
 
 
 class GenerationForked(GenerationEvent):
@@ -147,6 +159,8 @@ class GenerationForked(GenerationEvent):
     text: str
     reasoning: str = ""
     tool_calls: list[ToolCall] = []
+    open_call: OpenCall | None = None
+    """A call that isn't whole yet; its next deltas add to it."""
 
 
 class GenerationRecovered(GenerationEvent):

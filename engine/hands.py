@@ -130,6 +130,7 @@ class Hands:
                 text=output.text,
                 reasoning=output.reasoning,
                 tool_calls=list(output.tool_calls),
+                open_call=output.open_call,
             )
         )
         generation.tell_later(untold, self._roster.clock())
@@ -189,6 +190,7 @@ class Hands:
                 text=branch.output.text,
                 reasoning=branch.output.reasoning,
                 tool_calls=list(branch.output.tool_calls),
+                open_call=branch.output.open_call,
             )
         )
         if token is not None:

@@ -11,7 +11,7 @@ from engine.events import Event, GenerationDelta, ReasoningDelta, ToolCallDelta,
 from engine.formats import HERMES, AnswerParser, CallText, Piece
 from engine.prepared import Prepared
 from engine.stops import StopMatcher
-from engine.types import Token, ToolCall
+from engine.types import OpenCall, Token, ToolCall
 
 
 class Output:
@@ -56,6 +56,11 @@ class Output:
     @property
     def reasoning(self) -> str:
         return "".join(self._reasoning)
+
+    @property
+    def open_call(self) -> OpenCall | None:
+        """What has been delivered of a call that isn't whole yet."""
+        return self._parser.open_call if self._parser is not None else None
 
     def replay(self, tokens: Sequence[int], injected: Collection[int] = ()) -> None:
         """Take tokens that were delivered before, with the indices of the injected ones; tells nobody."""
@@ -142,6 +147,8 @@ class Output:
                         call_id=piece.call_id,
                         text=text,
                         tokens=tokens,
+                        name=piece.name or None,
+                        arguments=piece.arguments,
                     )
                 )
             else:

@@ -1,140 +1,126 @@
 """Calls of functions as a stream tells them: who is called, then the arguments piece by piece.
 
-The bus has a call's text as the model writes it. Where that is a JSON object with the name first, as most
-models write it, the arguments are passed on as they come; else they come at once when the call is whole.
+What has been told stays told. So where somebody rewinds the generation, the arguments go on only if they come
+again as they were; else the stream has failed, as it has where a call that had begun turns out to be none.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import ErrorInfo
-from engine.events import GenerationFinished, ToolCallDelta, ToolCallDone
-
-MAX_HEAD = 512
-"""Characters before the arguments."""
-_HEAD = re.compile(
-    r'\s*\{\s*"name"\s*:\s*"([A-Za-z0-9_.-]{1,64})"\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
+from engine.events import (
+    GenerationDelta,
+    GenerationEvent,
+    GenerationFinished,
+    GenerationRewound,
+    ReasoningDelta,
+    ToolCallDelta,
+    ToolCallDone,
 )
-_SPECIAL = re.compile(r'[{}"\[\]]')
-_SPECIAL_IN_TEXT = re.compile(r'["\\\x00-\x1f]')
+
+BROKEN_OFF = ErrorInfo(code="invalid_output", message="the model broke off a call that had begun")
+REWOUND = ErrorInfo(
+    code="bad_state",
+    message="another client rewound this answer into a part that was told, and it goes on without",
+)
 
 
-class Arguments:
-    """Finds the arguments in a call's text as it comes."""
+@dataclass(slots=True)
+class ToldCall:
+    """A call whose arguments only ever grow where they are told."""
 
-    def __init__(self, names: Collection[str]) -> None:
-        self.name = ""
-        """Who is called, once that is certain; one of `names`."""
-        self.sent = ""
-        self._names = names
-        self._head: str | None = ""
-        """Text so far; None: the arguments have begun, or can't be told before the call is whole."""
-        self._depth = 0
-        self._in_text = False
-        self._escaped = False
+    name: str
+    arguments: str = ""
+    """As they stand."""
+    told: str = ""
 
-    def push(self, text: str) -> str:
-        """What the text adds to the arguments."""
-        if self._head is not None:
-            self._head += text
-            found = _HEAD.match(self._head)
-            if found is None or found[1] not in self._names:
-                if len(self._head) > MAX_HEAD:
-                    self._head = None
-                return ""
-            self.name, text, self._head = found[1], self._head[found.end() :], None
-        elif self._depth == 0:
-            return ""
-        piece = self._up_to_the_end(text)
-        self.sent += piece
-        return piece
-
-    def _up_to_the_end(self, text: str) -> str:
-        """The part that belongs to the object; line breaks that a model leaves in strings become escapes."""
-        parts = []
-        at = 0
-        while at < len(text):
-            if self._escaped:
-                parts.append(text[at])
-                self._escaped, at = False, at + 1
-                continue
-            found = (_SPECIAL_IN_TEXT if self._in_text else _SPECIAL).search(text, at)
-            if found is None:
-                parts.append(text[at:])
-                break
-            parts.append(text[at : found.start()])
-            at, mark = found.end(), found[0]
-            if self._in_text and mark not in '"\\':
-                parts.append(json.dumps(mark)[1:-1])
-                continue
-            parts.append(mark)
-            if mark == '"':
-                self._in_text = not self._in_text
-            elif mark == "\\":
-                self._escaped = True
-            else:
-                self._depth += 1 if mark in "{[" else -1
-                if self._depth == 0:
-                    break
-        return "".join(parts)
-
-    def rest(self, arguments: str) -> str | None:
-        """What is still to be sent of the whole arguments; None where something else was sent."""
-        if arguments.startswith(self.sent):
-            return arguments[len(self.sent) :]
-        try:
-            return "" if json.loads(self.sent) == json.loads(arguments) else None
-        except (ValueError, RecursionError):
+    def stand(self, name: str, arguments: str) -> str | None:
+        """This is the call by now: what is to be told of the arguments; None where others were told."""
+        if name != self.name:
             return None
+        self.arguments = arguments
+        if self.told.startswith(arguments):
+            return ""
+        if not arguments.startswith(self.told):
+            return None
+        rest = arguments[len(self.told) :]
+        self.told = arguments
+        return rest
 
 
 class CallStream:
     """The calls of one choice, as the `tool_calls` of its deltas."""
 
-    def __init__(self, names: Collection[str]) -> None:
-        self._names = names
-        self._open: dict[str, Arguments] = {}
-        """By call id."""
-        self._places: dict[str, int] = {}
-        """Of those that have been told."""
+    def __init__(self) -> None:
         self.failure: ErrorInfo | None = None
-        """What was told turned out to be no call, or another one."""
+        """Why the answer can't be told to its end."""
+        self.given_back = False
+        """The open call was none: what comes now is its text, which isn't told a second time."""
+        self._calls: dict[str, ToldCall] = {}
+        """By call id, in the order in which they were told."""
+        self._open: str | None = None
+        """Id of the one that has begun and isn't whole."""
+        self._rewound = False
 
-    def delta(self, event: ToolCallDelta) -> Iterator[dict[str, Any]]:
-        call = self._open.setdefault(event.call_id, Arguments(self._names))
-        if piece := call.push(event.text):
-            yield from self._begin(event.call_id, call.name)
-            yield self._more(event.call_id, piece)
-
-    def done(self, event: ToolCallDone) -> Iterator[dict[str, Any]]:
-        call_id = event.call.id
-        call = self._open.pop(call_id, None) or Arguments(self._names)
-        rest = call.rest(event.call.arguments)
-        if rest is None or call.name not in ("", event.call.name):
+    def take(self, event: GenerationEvent) -> Iterator[dict[str, Any]]:
+        """What an event of the generation adds."""
+        texts = isinstance(event, GenerationDelta | ReasoningDelta)
+        if self.given_back and not texts and not isinstance(event, GenerationFinished):
             self._fail()
-            return
-        yield from self._begin(call_id, event.call.name)
-        if rest:
-            yield self._more(call_id, rest)
+        match event:
+            case ToolCallDelta() if event.name and event.arguments:
+                had = self._calls.get(event.call_id)
+                yield from self._stand(
+                    event.call_id, event.name, (had.arguments if had else "") + event.arguments
+                )
+                self._open = event.call_id
+            case ToolCallDone():
+                yield from self._stand(event.call.id, event.call.name, event.call.arguments)
+                self._open = None
+            case GenerationDelta() | ReasoningDelta():
+                self.given_back |= bool(event.text) and self._open is not None
+                if self.given_back and event.tokens:  # it isn't the end that cuts it short
+                    self._fail()
+            case GenerationRewound():
+                self._rewind(event)
+            case GenerationFinished():
+                self._finish(event)
+            case _:
+                pass
 
-    def end(self, event: GenerationFinished) -> None:
-        """Nothing more comes: what was begun and isn't whole was no call."""
-        if event.finish_reason in ("stop", "tool_calls") and any(call.sent for call in self._open.values()):
+    def _stand(self, call_id: str, name: str, arguments: str) -> Iterator[dict[str, Any]]:
+        """First who is called, then with what, as clients put it together."""
+        call = self._calls.get(call_id)
+        if call is None:
+            call = self._calls[call_id] = ToldCall(name)
+            function = {"name": name, "arguments": ""}
+            yield {"index": len(self._calls) - 1, "id": call_id, "type": "function", "function": function}
+        rest = call.stand(name, arguments)
+        if rest is None:
             self._fail()
+        elif rest:
+            yield {"index": list(self._calls).index(call_id), "function": {"arguments": rest}}
+
+    def _rewind(self, event: GenerationRewound) -> None:
+        self._rewound = True
+        left = {call.id: call.arguments for call in event.tool_calls}
+        self._open = None
+        if event.open_call is not None and event.open_call.id in self._calls:
+            self._open = event.open_call.id
+            left[event.open_call.id] = event.open_call.arguments
+        for call_id, call in self._calls.items():
+            call.arguments = left.get(call_id, "")
+
+    def _finish(self, event: GenerationFinished) -> None:
+        """The answer has the calls that were told; one may be cut short."""
+        whole = {call.id: call.arguments for call in event.tool_calls}
+        cut_short = event.finish_reason not in ("stop", "tool_calls")
+        for call_id, call in self._calls.items():
+            if whole.get(call_id) != call.told and not (cut_short and call_id == self._open):
+                self._fail()
 
     def _fail(self) -> None:
-        self.failure = ErrorInfo(code="invalid_output", message="the model broke off a call that had begun")
-
-    def _begin(self, call_id: str, name: str) -> Iterator[dict[str, Any]]:
-        """First who is called, then with what, as clients put it together."""
-        if call_id not in self._places:
-            place = self._places[call_id] = len(self._places)
-            function = {"name": name, "arguments": ""}
-            yield {"index": place, "id": call_id, "type": "function", "function": function}
-
-    def _more(self, call_id: str, arguments: str) -> dict[str, Any]:
-        return {"index": self._places[call_id], "function": {"arguments": arguments}}
+        self.failure = REWOUND if self._rewound else BROKEN_OFF

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from api.openai import answers
@@ -15,8 +15,6 @@ from engine.events import (
     GenerationFinished,
     GenerationStarted,
     ReasoningDelta,
-    ToolCallDelta,
-    ToolCallDone,
 )
 
 
@@ -65,35 +63,26 @@ def _logprobs(content: list[dict[str, Any]]) -> dict[str, Any]:
 class Chunks:
     """Makes the chunks of one request's stream."""
 
-    def __init__(
-        self,
-        head: dict[str, Any],
-        n_choices: int,
-        logprobs: bool,
-        include_usage: bool,
-        tools: Collection[str],
-    ) -> None:
-        """`tools` are the names of the functions that may be called."""
+    def __init__(self, head: dict[str, Any], n_choices: int, logprobs: bool, include_usage: bool) -> None:
         self._head = {**head, "object": "chat.completion.chunk"}
         self._logprobs = logprobs
         self._usage: dict[str, Any] = {"usage": None} if include_usage else {}
-        self._calls = [CallStream(tools) for _ in range(n_choices)]
+        self._calls = [CallStream() for _ in range(n_choices)]
 
     def of(self, choice: int, event: GenerationEvent) -> Iterator[dict[str, Any]]:
+        calls = self._calls[choice]
+        for told in calls.take(event):
+            yield self._chunk(choice, {"tool_calls": [told]})
         match event:
             case GenerationStarted():
                 yield self._chunk(choice, {"role": "assistant", "content": "", "refusal": None})
+            case GenerationDelta() | ReasoningDelta() if calls.given_back:
+                pass
             case GenerationDelta() if event.text or (self._logprobs and event.tokens):
                 logprobs = _logprobs(answers.token_logprobs(event.tokens)) if self._logprobs else None
                 yield self._chunk(choice, {"content": event.text}, logprobs=logprobs)
             case ReasoningDelta() if event.text:
                 yield self._chunk(choice, {"reasoning_content": event.text})
-            case ToolCallDelta():
-                for told in self._calls[choice].delta(event):
-                    yield self._chunk(choice, {"tool_calls": [told]})
-            case ToolCallDone():
-                for told in self._calls[choice].done(event):
-                    yield self._chunk(choice, {"tool_calls": [told]})
             case GenerationFinished():
                 chunk = self._chunk(choice, {}, reason=answers.finish_reason(event))
                 yield {**chunk, "timings": answers.timings(event)}
@@ -101,11 +90,9 @@ class Chunks:
                 pass
 
     def failure(self, choice: int, event: GenerationEvent) -> ErrorInfo | None:
-        """Why the answer can't be told to its end."""
-        if isinstance(event, GenerationFinished):
-            self._calls[choice].end(event)
-            if event.error is not None:
-                return event.error
+        """Why the answer can't be told to its end, once `of` has taken the event."""
+        if isinstance(event, GenerationFinished) and event.error is not None:
+            return event.error
         return self._calls[choice].failure
 
     def usage(self, transcripts: list[Transcript]) -> dict[str, Any]:

@@ -94,8 +94,7 @@ class Dialect:
         async with self._generations(request, exchange, "chat_completions", wish) as feed_:
             head = _head("chatcmpl", feed_, model)
             if wish.stream:
-                tools = {tool.function.name for tool in wish.commands[0].tools}
-                chunks = chat.Chunks(head, len(wish.commands), wish.logprobs, wish.include_usage, tools)
+                chunks = chat.Chunks(head, len(wish.commands), wish.logprobs, wish.include_usage)
                 await _stream(feed_, exchange, chunks, wish)
             else:
                 said = await whole_answers(feed_, wish.logprobs)
@@ -211,13 +210,14 @@ async def _stream(
         failed = False
         for choice, event in batch:
             transcripts[choice].take(event, keep_tokens=False)
+            told = [answers.sse(chunk) for chunk in chunks.of(choice, event)]
             if (error := chunks.failure(choice, event)) is not None:
                 if not exchange.started and not frames:
                     raise TokenglassError.of(error)
                 frames.append(answers.sse(body_of(error)))
                 failed = True
                 break
-            frames += [answers.sse(chunk) for chunk in chunks.of(choice, event)]
+            frames += told
         if not exchange.started and (
             frames or any(isinstance(event, GenerationStarted) for _, event in batch)
         ):

@@ -50,6 +50,8 @@ def _item(given: Any, where: str) -> Item:
             return _message(item, where)
         case "function_call":
             taken = {name: _string(item, name, where) for name in ("call_id", "name", "arguments")}
+            if item.get("status") == "incomplete":
+                return _with_id({"type": kind, **taken, "status": "incomplete"}, item)
         case "function_call_output":
             output = item.get("output")
             if not isinstance(output, str | list):
@@ -141,6 +143,8 @@ def messages(items: Sequence[Item], instructions: str | None) -> list[dict[str, 
                     told[0]["content"] += f"\n\n{text}"
                 else:
                     told.append({"role": role, "content": text})
+            case "function_call" if item["status"] == "incomplete":
+                pass  # it was cut short: its arguments are no JSON, and nobody has answered it
             case "function_call":
                 names[item["call_id"]] = item["name"]
                 if thoughts or not told or told[-1]["role"] != "assistant":
@@ -149,7 +153,7 @@ def messages(items: Sequence[Item], instructions: str | None) -> list[dict[str, 
                 told[-1].setdefault("tool_calls", []).append(call)
             case "function_call_output":
                 told.append(_result(item, names))
-        if thoughts and told[-1]["role"] == "assistant":
+        if thoughts and told and told[-1]["role"] == "assistant":
             told[-1]["reasoning"] = "\n".join(thoughts)
         thoughts.clear()
     return told

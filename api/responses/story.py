@@ -2,7 +2,8 @@
 
 Texts only ever grow on the wire: a delta can't be taken back. Where somebody rewinds the generation within
 the item being written, later deltas are added to what was told, and the item's `done` events have the text
-that holds. Where a rewind reaches into an item that was told as done, the response has failed.
+that holds; a call's arguments have to come again as they were. Where a rewind reaches into an item that was
+told as done, or what was told as a call turns out to be none, the response has failed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from api.openai import answers
+from api.openai.calls import BROKEN_OFF, REWOUND, ToldCall
 from api.responses import errors
 from engine.errors import ErrorInfo
 from engine.events import (
@@ -21,6 +23,7 @@ from engine.events import (
     GenerationRewound,
     GenerationStarted,
     ReasoningDelta,
+    ToolCallDelta,
     ToolCallDone,
 )
 from engine.types import Token, ToolCall
@@ -42,10 +45,7 @@ _TERMINALS = {
     "cancelled": "response.incomplete",  # there is no event of its own, and clients wait for one they know
     "failed": "response.failed",
 }
-_REWOUND = ErrorInfo(
-    code="bad_state",
-    message="another client rewound this answer into a part that was told as done, and it goes on without",
-)
+_TEXTS = GenerationDelta | ReasoningDelta
 
 
 @dataclass(slots=True)
@@ -90,19 +90,26 @@ class _Text:
 
 @dataclass(slots=True)
 class _Call:
-    """A call, told as a whole."""
+    """A call, being written or done."""
 
     item_id: str
-    call: ToolCall
+    index: int
+    call_id: str
+    call: ToldCall
+    status: str = "in_progress"
 
-    def item(self) -> dict[str, Any]:
+    @property
+    def whole(self) -> ToolCall:
+        return ToolCall(id=self.call_id, name=self.call.name, arguments=self.call.told)
+
+    def item(self, *, empty: bool = False) -> dict[str, Any]:
         return {
             "id": self.item_id,
             "type": "function_call",
-            "status": "completed",
-            "call_id": self.call.id,
+            "status": self.status,
+            "call_id": self.call_id,
             "name": self.call.name,
-            "arguments": self.call.arguments,
+            "arguments": "" if empty else self.call.told,
         }
 
 
@@ -134,6 +141,7 @@ class Story:
         self._status = "in_progress"
         self._items: list[_Text | _Call] = []
         self._reasoning_tokens: list[int] = []
+        self._given_back = self._rewound = False
         self._end: GenerationFinished | None = None
         self._error: ErrorInfo | None = None
 
@@ -171,6 +179,9 @@ class Story:
         return list(self._take(event))
 
     def _take(self, event: GenerationEvent) -> Iterator[WireEvent]:
+        if self._given_back and not isinstance(event, _TEXTS | GenerationFinished):
+            yield from self._break_off()
+            return
         match event:
             case GenerationStarted():
                 yield self.in_progress()
@@ -183,9 +194,14 @@ class Story:
                 yield from self._grow("reasoning", event.text, event.tokens)
             case GenerationDelta():
                 yield from self._grow("message", event.text, event.tokens)
+            case ToolCallDelta() if self._told and event.name and event.arguments:
+                item = self._open
+                had = item.call.arguments if isinstance(item, _Call) else ""
+                yield from self._call(event.call_id, event.name, had + event.arguments)
             case ToolCallDone():
-                yield from self._close()
-                yield from self._call(event.call)
+                yield from self._call(event.call.id, event.call.name, event.call.arguments)
+                if not self.ended:
+                    yield from self._close()
             case GenerationRewound():
                 yield from self._rewind(event)
             case _:
@@ -212,6 +228,11 @@ class Story:
         if not text:
             return
         item = self._open
+        if isinstance(item, _Call):
+            self._given_back = True  # its text isn't told a second time
+            if tokens:  # it isn't the end that cuts it short
+                yield from self._break_off()
+            return
         if item is None or item.kind != kind:
             yield from self._close()
             item = _Text(kind, self._new_id("msg" if kind == "message" else "rs"), len(self._items))
@@ -232,13 +253,15 @@ class Story:
         return list(zip(indices, answers.token_logprobs(tokens), strict=True))
 
     @property
-    def _open(self) -> _Text | None:
+    def _open(self) -> _Text | _Call | None:
         """The item that is being written."""
         last = self._items[-1] if self._items else None
-        return last if isinstance(last, _Text) and last.status == "in_progress" else None
+        return last if last is not None and last.status == "in_progress" else None
 
-    def _begin(self, item: _Text) -> Iterator[WireEvent]:
+    def _begin(self, item: _Text | _Call) -> Iterator[WireEvent]:
         yield self._event("response.output_item.added", output_index=item.index, item=item.item(empty=True))
+        if isinstance(item, _Call):
+            return
         yield self._event(
             "response.content_part.added",
             item_id=item.item_id,
@@ -252,6 +275,11 @@ class Story:
         if item is None:
             return
         item.status = status
+        if isinstance(item, _Call):
+            done = {"name": item.call.name, "arguments": item.call.told}
+            yield self._of_call(item, "done", **done)
+            yield self._event("response.output_item.done", output_index=item.index, item=item.item())
+            return
         fields: dict[str, Any] = {"text": item.text}
         if item.kind == "message":
             fields["logprobs"] = item.told_logprobs
@@ -270,41 +298,53 @@ class Story:
         place = {"item_id": item.item_id, "output_index": item.index, "content_index": 0}
         return self._event(f"response.{part}.{what}", **place, **fields)
 
-    def _call(self, call: ToolCall) -> Iterator[WireEvent]:
-        """The call is known as a whole only, since each model writes it in its own way."""
-        index = len(self._items)
-        item = _Call(self._new_id("fc"), call)
-        self._items.append(item)
-        begun = {**item.item(), "status": "in_progress", "arguments": ""}
-        place = {"item_id": item.item_id, "output_index": index}
-        yield self._event("response.output_item.added", output_index=index, item=begun)
-        yield self._event("response.function_call_arguments.delta", **place, delta=call.arguments)
-        yield self._event(
-            "response.function_call_arguments.done", **place, name=call.name, arguments=call.arguments
-        )
-        yield self._event("response.output_item.done", output_index=index, item=item.item())
+    def _of_call(self, item: _Call, what: str, **fields: Any) -> WireEvent:
+        place = {"item_id": item.item_id, "output_index": item.index}
+        return self._event(f"response.function_call_arguments.{what}", **place, **fields)
+
+    def _call(self, call_id: str, name: str, arguments: str) -> Iterator[WireEvent]:
+        """A call with its arguments so far."""
+        item = self._open
+        if not isinstance(item, _Call):
+            yield from self._close()
+            item = _Call(self._new_id("fc"), len(self._items), call_id, ToldCall(name))
+            self._items.append(item)
+            yield from self._begin(item)
+        rest = item.call.stand(name, arguments) if call_id == item.call_id else None
+        if rest is None:
+            yield from self._break_off()
+        elif rest:
+            yield self._of_call(item, "delta", delta=rest)
+
+    def _break_off(self) -> Iterator[WireEvent]:
+        """What was told can't be gone on with."""
+        yield from self._close("incomplete")
+        self._status, self._error = "failed", REWOUND if self._rewound else BROKEN_OFF
 
     # ---- hands of others
 
     def _rewind(self, event: GenerationRewound) -> Iterator[WireEvent]:
         self._reasoning_tokens = [index for index in self._reasoning_tokens if index < event.at_token]
+        self._rewound = True
         item = self._open
         done = [one for one in self._items if one is not item]
-        calls = [one.call for one in done if isinstance(one, _Call)]
+        calls = [one.whole for one in done if isinstance(one, _Call)]
         rest = {"message": event.text, "reasoning": event.reasoning}
-        holds = event.tool_calls[: len(calls)] == calls
+        holds = event.tool_calls == calls
         for one in done:
             if isinstance(one, _Text):
                 holds &= rest[one.kind].startswith(one.text)
                 rest[one.kind] = rest[one.kind][len(one.text) :]
-        left = "" if item is None else rest.pop(item.kind)
+        left = rest.pop(item.kind) if isinstance(item, _Text) else ""
         if holds and not any(rest.values()):
-            if item is not None:
+            if isinstance(item, _Call):  # the same call may come again
+                same = event.open_call is not None and event.open_call.id == item.call_id
+                item.call.arguments = event.open_call.arguments if event.open_call and same else ""
+            elif item is not None:
                 item.texts = [left]
                 item.logprobs = [one for one in item.logprobs if one[0] < event.at_token]
         elif self._told:
-            yield from self._close("incomplete")
-            self._status, self._error = "failed", _REWOUND
+            yield from self._break_off()
         else:
             self._start_over(event)
 
@@ -315,8 +355,8 @@ class Story:
         unheard += self._grow("reasoning", event.reasoning, [])
         unheard += self._grow("message", event.text, [])
         for call in event.tool_calls:
+            unheard += self._call(call.id, call.name, call.arguments)
             unheard += self._close()
-            unheard += self._call(call)
 
     # ---- the end
 
@@ -330,6 +370,9 @@ class Story:
             item = _Text("message", self._new_id("msg"), 0)  # an answer of no text is an answer, too
             self._items.append(item)
             yield from self._begin(item)
+        if status == "completed" and isinstance(self._open, _Call):
+            yield from self._break_off()
+            return
         yield from self._close("completed" if status == "completed" else "incomplete")
         self._status = status
 

@@ -1,28 +1,23 @@
 """Reading one call, from behind the marker that opens it up to the one that closes it.
 
-Each reader leaves `Reader.at` at the end of what is certainly part of the call, and answers None for what
-turns out to be no call.
+Each reader fills a `Call`, leaves `Reader.at` at the end of what is certainly part of it, and answers False
+for what turns out to be no call.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from engine.formats.call import Call
 from engine.formats.elements import arguments_of_elements
 from engine.formats.format import CallSyntax
-from engine.formats.literals import LiteralSyntaxError, parse_arguments, parse_literal
+from engine.formats.literals import parse_arguments
 from engine.formats.markers import NO, Marker, MarkerSet
+from engine.formats.objects import ObjectReader
 from engine.formats.reader import Reader, Reading
-from engine.formats.values import (
-    NAME,
-    Body,
-    arguments_as_written,
-    body_of_object,
-    dump_json,
-    value_of,
-)
+from engine.formats.values import CDATA, NAME, dump_json, is_object, is_text, unwrapped, value_of
 
 MAX_HEADER = 256
 """Characters of a name with what stands around it."""
@@ -37,27 +32,31 @@ class BodyReader:
     def __init__(self, syntax: CallSyntax, schemas: Mapping[str, Mapping[str, Any]]) -> None:
         self._syntax = syntax
         self._schemas = schemas
+        self._object = ObjectReader(syntax.name_key, syntax.arguments_key)
         self._close = MarkerSet([(syntax.close, "close")])
         self._after = MarkerSet([(syntax.section_close, "close"), (syntax.open, "open")])
         self._name_close = MarkerSet([(syntax.name_close, "close")])
         self._inner = MarkerSet([(syntax.parameter_open, "parameter"), (syntax.close, "close")])
         self._value_open = MarkerSet([(syntax.value_open, "open")])
         self._value_close = Marker(syntax.value_close) if syntax.value_close.strip() else None
+        self._element_ends = MarkerSet([(syntax.parameter_open + "/", "element"), (syntax.close, "close")])
 
-    def read(self, reader: Reader) -> Reading[Body | None]:
-        """One call with what closes it, as far as it has come."""
+    def read(self, reader: Reader, call: Call) -> Reading[bool]:
+        """One call, as far as it has come; without what closes it."""
         kind = self._syntax.kind
         if kind == "json":
-            body = yield from self._json(reader)
-        elif kind == "name_json":
-            body = yield from self._name_json(reader)
-        elif kind == "parameters":
-            body = yield from self._parameters(reader)
-        elif kind == "elements":
-            body = yield from self._elements(reader)
-        else:
-            body = yield from self._pythonic(reader)
-        return body
+            return (yield from self._object.read(reader, call))
+        name = yield from self._header(reader)
+        if name is None:
+            return False
+        call.name = name
+        if kind == "name_json":
+            return (yield from read_arguments(reader, call))
+        if kind == "parameters":
+            return (yield from self._parameters(reader, call))
+        if kind == "elements":
+            return (yield from self._elements(reader, call))
+        return (yield from self._pythonic(reader, call))
 
     def close(self, reader: Reader) -> Reading[bool]:
         """Pass what closes a call, or stay before what closes all or opens the next; False elsewhere."""
@@ -73,13 +72,6 @@ class BodyReader:
             end = len(reader.text)
         reader.at = end
         return True
-
-    def _json(self, reader: Reader) -> Reading[Body | None]:
-        start = reader.at
-        if not (yield from _object(reader)):
-            return None
-        syntax = self._syntax
-        return body_of_object(reader.text[start : reader.at], syntax.name_key, syntax.arguments_key)
 
     def _header(self, reader: Reader) -> Reading[str | None]:
         """The name, with `reader.at` after what closes it."""
@@ -107,120 +99,161 @@ class BodyReader:
         reader.at = end
         return found.group(1)
 
-    def _name_json(self, reader: Reader) -> Reading[Body | None]:
-        name = yield from self._header(reader)
-        if name is None or not (yield from reader.space()):
-            return None
-        start = reader.at
-        if not (yield from _object(reader)):
-            return None
-        try:
-            return Body(name, arguments_as_written(reader.text[start : reader.at]))
-        except (ValueError, RecursionError):
-            return None
+    # ---- arguments between markers
 
-    def _parameters(self, reader: Reader) -> Reading[Body | None]:
-        name = yield from self._header(reader)
-        if name is None:
-            return None
-        properties = self._schemas.get(name, {}).get("properties")
+    def _parameters(self, reader: Reader, call: Call) -> Reading[bool]:
+        properties = self._schemas.get(call.name, {}).get("properties")
         if not isinstance(properties, Mapping):
             properties = {}
-        arguments: dict[str, Any] = {}
         while True:
             _, end, role = yield from reader.peek(self._inner)
             if end == NO or role == "close":
                 # no more arguments, or something that is no argument: what closes the call is checked next
-                return Body(name, dump_json(arguments))
+                call.end_fields()
+                return True
             reader.at = start = end
             at, end, _ = yield from reader.find(self._value_open, start + MAX_HEADER)
             found = _NAME_AND_REST.fullmatch(reader.text[start:at])
             if end == NO or found is None:
-                return None
+                return False
             reader.at = end
-            value = yield from self._value(reader)
-            if value is None:
-                return None
+            name = found.group(1)
             told = _TYPE.search(found.group(2))
             is_string = told.group(1) in ("true", "string") if told else None
-            arguments[found.group(1)] = value_of(value, properties.get(found.group(1)), is_string)
+            if not (yield from self._parameter(reader, call, name, properties.get(name), is_string)):
+                return False
 
-    def _value(self, reader: Reader) -> Reading[str | None]:
-        """The text of a value. What closes it counts only before another one or the call's end."""
+    def _parameter(
+        self, reader: Reader, call: Call, name: str, schema: Any, is_string: bool | None
+    ) -> Reading[bool]:
+        """One value: a text as it comes, anything else when it is whole."""
+        new = call.key(name)
+        if new and is_text(schema, is_string):
+            call.write('"')
+            value = yield from self._value(reader, call.write_text)
+            call.write('"')
+            return value is not None
+        value = yield from self._value(reader)
+        if new and value is not None:
+            call.write(dump_json(value_of(value, schema, is_string)))
+        return value is not None
+
+    def _value(self, reader: Reader, tell: Callable[[str], None] | None = None) -> Reading[str | None]:
+        """The text of a value, told as it comes; None where it doesn't end.
+
+        What closes it counts only before another one or the call's end.
+        """
         assert self._value_close is not None
-        syntax, start = self._syntax, reader.at
+        start, n_told = reader.at, 0
         while True:
             found = self._value_close.search(reader.text, reader.at, reader.ended)
-            if found is None:
-                reader.at = len(reader.text)
-                if not (yield from reader.more()):
+            reader.at = found[0] if found else len(reader.text)
+            if found is None or found[1] < 0:
+                if tell is not None and (piece := self._certain(reader, start)[n_told:]):
+                    tell(piece)
+                    n_told += len(piece)
+                if not (yield from reader.more()) and found is None:
                     return None
-                continue
-            reader.at = found[0]
-            if found[1] < 0:
-                yield
                 continue
             reader.at = found[1]
             _, end, _ = yield from reader.peek(self._inner)
             if end != NO or not self._close or reader.ended:
                 break
             reader.at = found[0] + 1
-        text = reader.text[start : found[0]]
         reader.at = found[1]
-        for literal, at_start in ((syntax.value_open, True), (syntax.value_close, False)):
-            # white space that the syntax itself puts around values
-            white = literal[len(literal.rstrip()) :] if at_start else literal[: -len(literal.lstrip())]
-            if white and at_start:
-                text = text.removeprefix(white)
-            elif white:
-                text = text.removesuffix(white)
+        before, after = self._white
+        text = reader.text[start : found[0]].removeprefix(before).removesuffix(after)
+        if tell is not None:
+            tell(unwrapped(text)[n_told:])
         return text
 
-    def _elements(self, reader: Reader) -> Reading[Body | None]:
-        name = yield from self._header(reader)
-        if name is None:
-            return None
-        start = reader.at
-        at, _, _ = yield from reader.find(self._close)
-        value = arguments_of_elements(
-            reader.text[start:at], self._syntax.parameter_open, self._schemas.get(name)
-        )
-        return None if value is None else Body(name, dump_json(value))
+    def _certain(self, reader: Reader, start: int) -> str:
+        """What is certainly part of the value's text, whatever comes."""
+        before, after = self._white
+        text = reader.text[start : max(start, reader.at - len(after))]
+        if len(text) < len(before) + len(CDATA):
+            return ""
+        text = text.removeprefix(before)
+        return "" if text.startswith(CDATA) else text
 
-    def _pythonic(self, reader: Reader) -> Reading[Body | None]:
-        """`name(a=1)` or `name{a:1}`."""
-        opening = "(" if self._syntax.kind == "python" else "{"
-        name = yield from self._header(reader)
-        if name is None or not (yield from reader.space()):
-            return None
-        if reader.text[reader.at] != opening:
-            return None
-        start = reader.at
-        if not (yield from _brackets(reader, self._syntax.string_open)):
-            return None
-        text = reader.text[start : reader.at]
-        try:
-            if opening == "(":
-                return Body(name, dump_json(parse_arguments(text[1:-1])))
-            return Body(name, dump_json(parse_literal(text, self._syntax.string_open)))
-        except LiteralSyntaxError:
-            return None
+    @property
+    def _white(self) -> tuple[str, str]:
+        """White space that the syntax itself puts before and after values."""
+        before, after = self._syntax.value_open, self._syntax.value_close
+        return before[len(before.rstrip()) :], after[: len(after) - len(after.lstrip())]
+
+    def _elements(self, reader: Reader, call: Call) -> Reading[bool]:
+        """Each argument is told when its own tag has closed."""
+        schema, mark = self._schemas.get(call.name), self._syntax.parameter_open
+        first_tag = re.compile(re.escape(mark) + r"([^<>\s/]+)>")
+        begin = reader.at
+        while True:
+            at, end, role = yield from reader.find(self._element_ends)
+            if role == "element":
+                reader.at = end
+                _, stop, _ = yield from reader.find(_TAG_END, end + MAX_HEADER)
+                reader.at = end
+                tag = first_tag.search(reader.text, begin, at)
+                if tag is None or reader.text[at:stop] != f"{mark}/{tag.group(1)}>":
+                    continue
+                reader.at = at = stop
+            fields = arguments_of_elements(reader.text[begin:at], mark, schema)
+            if fields:
+                call.fields(fields)
+                begin = at
+            if role != "element":
+                reader.at = begin if end == NO else at  # where nothing closes it, the rest is no argument
+                call.end_fields()
+                return fields is not None
+
+    # ---- arguments as code
+
+    def _pythonic(self, reader: Reader, call: Call) -> Reading[bool]:
+        """`name(a=1)` or `name{a:1}`. Each argument is told when the comma behind it has come."""
+        opening, colon = ("(", "=") if self._syntax.kind == "python" else ("{", ":")
+        mark = self._syntax.string_open
+        if (yield from reader.next()) != opening:
+            return False
+        begin = reader.at + 1
+
+        def take(end: int) -> bool:
+            nonlocal begin
+            try:
+                fields = parse_arguments(reader.text[begin:end], mark, colon)
+                call.fields(fields)
+            except ValueError:
+                return False
+            begin = end + 1 if fields else begin
+            return bool(fields)
+
+        if not (yield from _brackets(reader, mark, take)):
+            return False
+        end = reader.at - 1
+        if reader.text[begin:end].strip() and not take(end):
+            return False
+        call.end_fields()
+        return True
 
 
-def _object(reader: Reader) -> Reading[bool]:
-    """Move over a JSON object."""
-    if not (yield from reader.space()) or reader.text[reader.at] != "{":
+def read_arguments(reader: Reader, call: Call) -> Reading[bool]:
+    """Arguments that are a JSON object, told as it comes."""
+    if (yield from reader.next()) != "{" or not (yield from reader.json_value(call.write)):
         return False
-    return (yield from reader.json_value())
+    return is_object(call.arguments)
 
 
-_BRACKET_OR_QUOTE = re.compile(r"[\"'()\[\]{}]")
+_TAG_END = MarkerSet([(">", "end")])
+_MARKS = re.compile(r"[\"'()\[\]{},]")
 
 
-def _brackets(reader: Reader, string_mark: str) -> Reading[bool]:
-    """Move over what the bracket at `reader.at` encloses, with regard to strings."""
+def _brackets(reader: Reader, string_mark: str, comma: Callable[[int], bool]) -> Reading[bool]:
+    """Move over what the bracket at `reader.at` encloses, with regard to strings.
+
+    `comma` gets the place of each comma between its parts, until it says no: that was no such comma.
+    """
     depth = 0
-    special = re.compile(re.escape(string_mark) + r"|[()\[\]{}]") if string_mark else _BRACKET_OR_QUOTE
+    special = re.compile(re.escape(string_mark) + r"|[()\[\]{},]") if string_mark else _MARKS
+    splits = True
     while True:
         found = special.search(reader.text, reader.at)
         if found is None:
@@ -237,6 +270,8 @@ def _brackets(reader: Reader, string_mark: str) -> Reading[bool]:
             depth -= 1
             if depth == 0:
                 return True
+        elif mark == ",":
+            splits = splits and (depth > 1 or comma(found.start()))
         elif not (yield from _string(reader, mark)):
             return False
 

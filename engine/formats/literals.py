@@ -33,11 +33,11 @@ def parse_literal(text: str, string_mark: str = "") -> Any:
     return value
 
 
-def parse_arguments(text: str, string_mark: str = "") -> dict[str, Any]:
-    """What stands between the parentheses of a call, all by name: `a=1, b='x'`. Also without commas."""
+def parse_arguments(text: str, string_mark: str = "", colon: str = "=") -> dict[str, Any]:
+    """What stands between the brackets of a call, all by name: `a=1, b='x'`. Also without commas."""
     parser = _Parser(text, string_mark)
     try:
-        arguments = parser.fields("=", "", 0)
+        arguments = parser.fields(colon, "", 0)
     except (ValueError, OverflowError) as error:
         raise LiteralSyntaxError(str(error)) from None
     return arguments

@@ -11,12 +11,12 @@ import sys
 from collections.abc import Generator, Sequence
 from typing import NamedTuple
 
-from engine.formats.bodies import MAX_HEADER, BodyReader
+from engine.formats.bodies import MAX_HEADER, BodyReader, read_arguments
+from engine.formats.call import Call
 from engine.formats.format import CallSyntax, Format
 from engine.formats.markers import MORE, NO, Marker, MarkerSet, skip_space
 from engine.formats.reader import Reader, Reading
-from engine.formats.values import Body, arguments_as_written
-from engine.types import Tool, ToolCall
+from engine.types import OpenCall, Tool, ToolCall
 
 SHORTEST_MARK = 3
 """Characters of what opens calls; less would be found in any text."""
@@ -29,10 +29,17 @@ class ReasoningText(NamedTuple):
 
 
 class CallText(NamedTuple):
-    """A piece of a call's text, as the model writes it between what opens and closes it."""
+    """A piece of a call's text, as the model writes it between what opens and closes it.
+
+    A call's arguments are those of its pieces joined; all of them have come when the whole call does.
+    """
 
     call_id: str
     text: str
+    name: str = ""
+    """Who is called, once that is known."""
+    arguments: str = ""
+    """What the piece adds to the arguments' JSON text."""
 
 
 Piece = str | ReasoningText | CallText | ToolCall
@@ -53,7 +60,12 @@ class AnswerParser:
         self._generation_id = generation_id
         self._n_opened = 0
         self._has_tools = bool(tools)
-        self._recipients = {"all", *(tool.function.name for tool in tools)}
+        schemas = {tool.function.name: tool.function.parameters for tool in tools}
+        self._names = frozenset(schemas)
+        self._call = Call()
+        """The open one."""
+        self._begun = 0
+        """Where its text begins."""
         self._pieces: list[Piece] = []
         self._reader = Reader()
         self._given = 0
@@ -71,7 +83,6 @@ class AnswerParser:
         opens: list[tuple[str, str]] = []
         if calls is not None:
             opens = _openings(calls)
-            schemas = {tool.function.name: tool.function.parameters for tool in tools}
             self._bodies = BodyReader(calls, schemas)
             self._between = MarkerSet(
                 [(calls.section_close, "close"), (calls.separator, "separator"), (calls.open, "call")]
@@ -123,8 +134,21 @@ class AnswerParser:
     def place(self) -> Piece:
         """An empty piece of what the text now goes to."""
         if self.call_id is not None:
-            return CallText(self.call_id, "")
+            return CallText(self.call_id, "", self._known_name)
         return ReasoningText("") if self.reasoning else ""
+
+    @property
+    def open_call(self) -> OpenCall | None:
+        """What has been told of a call that isn't whole yet."""
+        if self.call_id is None or not self._begun < self._told < sys.maxsize:
+            return None
+        text, name = self._reader.text[self._begun : self._told], self._known_name or None
+        return OpenCall(id=self.call_id, name=name, text=text, arguments=self._call.taken)
+
+    @property
+    def _known_name(self) -> str:
+        """Of the open call. Calls of what is no tool are told when they are whole; most of them are none."""
+        return self._call.name if self._call.name in self._names else ""
 
     def _is_plain(self, text: str) -> bool:
         """Whether the text only goes on: nothing is withheld, and nothing in it may begin a marker."""
@@ -141,11 +165,16 @@ class AnswerParser:
         return pieces
 
     def _tell(self) -> None:
-        """Pass on what has come of the open call's text."""
+        """Pass on what has come of the open call."""
+        if self.call_id is None:
+            return
         at = self._reader.at
-        if self.call_id is not None and at > self._told:
-            self._pieces.append(CallText(self.call_id, self._reader.text[self._told : at]))
-            self._told = at
+        text = self._reader.text[self._told : at] if at > self._told else ""
+        name = self._known_name
+        arguments = self._call.take() if name else ""
+        if text or arguments:
+            self._pieces.append(CallText(self.call_id, text, name, arguments))
+            self._told = max(at, self._told)
 
     def _pass(self, stop: int, whole: bool) -> None:
         """Pass on text up to `stop` as content or reasoning; at its end white space only if `whole`."""
@@ -276,7 +305,7 @@ class AnswerParser:
             if not (yield from reader.more()):
                 self._pass_marker()
                 return "content"
-        if not header.begins and text.strip() not in self._recipients:
+        if not header.begins and text.strip() not in (self._names | {"all"}):
             self._pass_marker()
             return "content"
         reader.at = end + len(header.close)
@@ -300,18 +329,12 @@ class AnswerParser:
         """A call whose header has named it."""
         reader = self._reader
         yield from self._open_call()
-        start = reader.at
-        body: Body | None = None
-        if start < len(reader.text) and reader.text[start] == "{" and (yield from reader.json_value()):
-            try:
-                body = Body(name, arguments_as_written(reader.text[start : reader.at]))
-            except (ValueError, RecursionError):
-                body = None
-        if body is None:
+        self._call.name = name
+        if not (yield from read_arguments(reader, self._call)):
             self._give_back()
             return
         self._tell()
-        self._close_call(body)
+        self._close_call()
         _, end, _ = yield from reader.peek(self._message_ends)
         if end != NO:
             reader.at = end
@@ -341,12 +364,12 @@ class AnswerParser:
                     break
             in_call = False
             yield from self._open_call()
-            body = yield from self._bodies.read(reader)
+            whole = yield from self._bodies.read(reader, self._call)
             self._tell()
-            if body is None or not (yield from self._bodies.close(reader)):
+            if not whole or not (yield from self._bodies.close(reader)):
                 self._give_back()
                 return
-            self._close_call(body)
+            self._close_call()
             found = True
             if one:
                 self._begin_block()
@@ -360,13 +383,17 @@ class AnswerParser:
     def _open_call(self) -> Reading[None]:
         self.call_id = f"call_{self._generation_id}_{self._n_opened}"
         self._n_opened += 1
+        self._call = Call()
         self._told = sys.maxsize  # white space before it isn't the call's
         yield from self._reader.space()
-        self._told = self._reader.at
+        self._begun = self._told = self._reader.at
 
-    def _close_call(self, body: Body) -> None:
+    def _close_call(self) -> None:
         assert self.call_id is not None
-        self._pieces.append(ToolCall(id=self.call_id, name=body.name, arguments=body.arguments))
+        call = self._call
+        if rest := call.take():
+            self._pieces.append(CallText(self.call_id, "", call.name, rest))
+        self._pieces.append(ToolCall(id=self.call_id, name=call.name, arguments=call.arguments))
         self.call_id = None
         self.reasoning = False
         self._begin_block()
@@ -378,7 +405,7 @@ class AnswerParser:
         reader = self._reader
         end = reader.at
         if self._calls is not None and self._call_end:
-            hit = self._call_end.search(reader.text[:end], self._given, True)
+            hit = self._call_end.search(reader.text[:end], max(self._given, self._begun), True)
             end = hit.end if hit else end
         text = reader.text[self._given : end]
         self._pieces.append(ReasoningText(text) if self.reasoning else text)

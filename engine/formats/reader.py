@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TypeVar
 
 from engine.formats.markers import MORE, NO, MarkerSet, skip_space
@@ -13,7 +14,11 @@ Reading = Generator[None, None, T]
 """Yields while it waits for text; what it answers doesn't depend on where the text is cut."""
 
 _OUTSIDE = re.compile(r'["{}\[\]]')
-_INSIDE = re.compile(r'["\\]')
+_INSIDE = re.compile(r'["\\\x00-\x1f]')
+
+
+def _nobody(_text: str) -> None:
+    """Hears nothing."""
 
 
 class Reader:
@@ -72,32 +77,38 @@ class Reader:
             if not (yield from self.more()) and hit is None:
                 return at, NO, ""
 
-    def json_value(self) -> Reading[bool]:
-        """Move over a JSON object or array; False where it doesn't end."""
+    def next(self) -> Reading[str]:
+        """The next character that is no white space; stays before it. Empty at the text's end."""
+        return self.text[self.at] if (yield from self.space()) else ""
+
+    def json_value(self, tell: Callable[[str], None] = _nobody) -> Reading[bool]:
+        """Move over a JSON object, array or string; False where it doesn't end.
+
+        Its text is told as it comes. Line breaks that a model leaves in strings are told as escapes.
+        """
         depth = 0
         quoted = False
         while True:
             found = (_INSIDE if quoted else _OUTSIDE).search(self.text, self.at)
-            if found is None:
-                self.at = len(self.text)
+            end = found.start() if found else len(self.text)
+            if end > self.at:
+                tell(self.text[self.at : end])
+                self.at = end
+            if found is None or (found.group() == "\\" and found.end() == len(self.text)):
                 if not (yield from self.more()):
                     return False
                 continue
             character = found.group()
-            if character == "\\":
-                if found.end() == len(self.text):
-                    self.at = found.start()
-                    if not (yield from self.more()):
-                        return False
-                    continue
-                self.at = found.end() + 1
+            self.at += 2 if character == "\\" else 1
+            if character < " ":
+                tell(json.dumps(character)[1:-1])
                 continue
-            self.at = found.end()
+            tell(self.text[end : self.at])
             if character == '"':
                 quoted = not quoted
             elif character in "{[":
                 depth += 1
-            else:
+            elif character != "\\":
                 depth -= 1
             if depth == 0 and not quoted:
                 return True

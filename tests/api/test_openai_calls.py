@@ -8,141 +8,149 @@ from urllib.parse import quote
 
 import openai
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai import AsyncOpenAI
 
-from api.openai.calls import MAX_HEAD, Arguments, CallStream
-from engine.events import GenerationFinished, ToolCallDelta, ToolCallDone
-from engine.formats.values import body_of_object
-from engine.types import Timings, ToolCall, Usage
+from api.openai.calls import BROKEN_OFF, REWOUND, CallStream
+from engine.events import Event, GenerationEvent
+from engine.types import FinishReason
 from tests.api.harness import HI, TOKEN, app, client, run
+from tests.engine.spoken import Speaker
+from tests.engine.test_formats_any import FORMATS, TOOLS
+from tests.engine.test_formats_streamed import said
 
-NAMES = ("clock", "weather")
 TOOL: Any = {
     "type": "function",
     "function": {"name": "clock", "parameters": {"type": "object", "properties": {"zone": {}}}},
 }
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=8,
-)
+HERMES = "hermes"
+LOOK_UP = '<tool_call>\n{"name": "look_up", "arguments": {"text": "a \\"b\\"", "count": 12}}\n</tool_call>'
+ARGUMENTS = '{"text": "a \\"b\\"", "count": 12}'
 
 
-def chunked(text: str, cuts: list[int]) -> list[str]:
-    places = sorted({min(cut, len(text)) for cut in cuts} | {0, len(text)})
-    return [text[a:b] for a, b in pairwise(places)]
+class Client:
+    """What a client has heard of calls, put together as clients do."""
+
+    def __init__(self, form: str = HERMES) -> None:
+        self.speaker = Speaker(FORMATS[form], TOOLS)
+        self.stream = CallStream()
+        self.ids: list[str] = []
+        self.names: list[str] = []
+        self.arguments: list[str] = []
+        self.n_pieces = 0
+
+    def hear(self, events: list[Event]) -> None:
+        for event in events:
+            assert isinstance(event, GenerationEvent)
+            if self.stream.failure is None:  # nobody is told more
+                for told in self.stream.take(event):
+                    self._add(told)
+
+    def _add(self, told: dict[str, Any]) -> None:
+        function = told["function"]
+        if "id" in told:
+            assert told["index"] == len(self.ids)
+            assert told["type"] == "function"
+            assert function["arguments"] == ""
+            self.ids.append(told["id"])
+            self.names.append(function["name"])
+            self.arguments.append("")
+        else:
+            assert function["arguments"]
+            self.arguments[told["index"]] += function["arguments"]
+            self.n_pieces += 1
+
+    def say(self, *texts: str) -> None:
+        for text in texts:
+            self.hear(self.speaker.say(text))
+
+    def finish(self, reason: FinishReason = "stop") -> None:
+        self.hear(self.speaker.finish(reason))
+
+    @property
+    def calls(self) -> list[tuple[str, str, str]]:
+        return list(zip(self.ids, self.names, self.arguments, strict=True))
+
+    @property
+    def made(self) -> list[tuple[str, str, str]]:
+        return [(call.id, call.name, call.arguments) for call in self.speaker.output.tool_calls]
 
 
-def delta(text: str, call_id: str = "c") -> ToolCallDelta:
-    return ToolCallDelta(generation_id="g", call_id=call_id, text=text, tokens=[])
+@pytest.mark.parametrize("name", FORMATS)
+@given(data=st.data())
+@settings(max_examples=20)
+def test_what_is_told_is_the_calls_or_a_failure(name: str, data: st.DataObject) -> None:
+    """Whatever the model writes, and wherever it is rewound."""
+    text = data.draw(said(name))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=30)))
+    reason: FinishReason = data.draw(st.sampled_from(("stop", "length", "cancelled")))
+    rewinds = data.draw(st.dictionaries(st.integers(0, 30), st.integers(1, 9), max_size=2))
+    heard = Client(name)
+    for i, (a, b) in enumerate(pairwise([0, *cuts, len(text)])):
+        heard.say(text[a:b])
+        if i in rewinds:
+            heard.hear(heard.speaker.rewind(rewinds[i]))
+    heard.finish(reason)
+    if heard.stream.failure is not None:
+        assert heard.stream.failure == BROKEN_OFF or (rewinds and heard.stream.failure == REWOUND)
+        assert heard.calls
+    elif reason == "stop":
+        assert heard.calls == heard.made
+    else:
+        assert heard.calls[: len(heard.made)] == heard.made
+        assert len(heard.calls) <= len(heard.made) + 1, "one may be cut short"
 
 
-def done(name: str, arguments: str, call_id: str = "c") -> ToolCallDone:
-    return ToolCallDone(generation_id="g", call=ToolCall(id=call_id, name=name, arguments=arguments))
-
-
-def finished(reason: Any = "stop") -> GenerationFinished:
-    usage = Usage(prompt_tokens=1, cached_tokens=0, completion_tokens=1)
-    return GenerationFinished(
-        generation_id="g", finish_reason=reason, text="", usage=usage, timings=Timings()
-    )
-
-
-@given(
-    arguments=st.dictionaries(st.text(max_size=8), VALUES, max_size=4),
-    ascii_only=st.booleans(),
-    indent=st.sampled_from((None, 0, 2)),
-    key=st.sampled_from(("arguments", "parameters")),
-    line_breaks=st.booleans(),
-    cuts=st.lists(st.integers(0, 10_000), max_size=12),
-)
-def test_pieces_join_to_the_whole(
-    arguments: dict[str, Any],
-    ascii_only: bool,
-    indent: int | None,
-    key: str,
-    line_breaks: bool,
-    cuts: list[int],
-) -> None:
-    said = {"name": "clock", key: arguments}
-    text = json.dumps(said, ensure_ascii=ascii_only, indent=indent) + "\n"
-    if line_breaks:  # as models leave them in strings
-        text = text.replace("\\n", "\n").replace("\\t", "\t")
-    body = body_of_object(text)
-    stream = CallStream(NAMES)
-    told = [one for part in chunked(text, cuts) for one in stream.delta(delta(part))]
-    before = "".join(one["function"]["arguments"] for one in told)
-    if body is None:  # a backslash before what was replaced
-        return
-    told += stream.done(done(body.name, body.arguments))
-    stream.end(finished())
-    assert stream.failure is None
-    assert told[0]["function"]["name"] == "clock"
-    assert [one["index"] for one in told] == [0] * len(told)
-    assert json.loads("".join(one["function"]["arguments"] for one in told)) == json.loads(body.arguments)
-    assert json.loads(before) == json.loads(body.arguments), "all of it had come before the call was whole"
-
-
-@given(st.text(alphabet='{}[]":,\\ nameclockrgut\n', max_size=80), st.lists(st.integers(0, 80), max_size=5))
-def test_whatever_stands_there_ends_well_or_is_told(text: str, cuts: list[int]) -> None:
-    stream = CallStream(NAMES)
-    for part in chunked(text, cuts):
-        list(stream.delta(delta(part)))
-    told = list(stream.done(done("weather", '{"a": 1}')))
-    if stream.failure is None:
-        assert json.loads("".join(one["function"]["arguments"] for one in told)) == {"a": 1}
-
-
-def test_what_can_not_be_told_early_comes_at_once() -> None:
-    for text in (
-        'clock[ARGS]{"zone": 1}',
-        '{"zone": 1}',
-        '{"name": "nobody", "arguments": {"zone": 1}}',
-        '{"arguments": {"zone": 1}, "name": "clock"}',
-        '{"name": "clock", "arguments": "{\\"zone\\": 1}"}',
-        '{"function": {"name": "clock", "arguments": {"zone": 1}}}',
-        " " * MAX_HEAD + '{"name": "clock", "arguments": {"zone": 1}}',
-    ):
-        stream = CallStream(NAMES)
-        assert not [
-            one for part in chunked(text, [3, 9, 20, MAX_HEAD + 1]) for one in stream.delta(delta(part))
-        ], text
-        begin, rest = stream.done(done("clock", '{"zone": 1}'))
-        assert (begin["id"], begin["function"]["name"]) == ("c", "clock")
-        assert rest["function"]["arguments"] == '{"zone": 1}'
+def test_arguments_come_as_they_are_written() -> None:
+    heard = Client()
+    heard.say(*LOOK_UP[: LOOK_UP.index(": 12")])
+    assert heard.names == ["look_up"]
+    assert heard.arguments == ['{"text": "a \\"b\\"", "count"']
+    heard.say(*LOOK_UP[LOOK_UP.index(": 12") :])
+    heard.finish()
+    assert heard.arguments == [ARGUMENTS]
+    assert heard.n_pieces == len(ARGUMENTS) - 2, "an escape comes whole"
 
 
 def test_several_calls_have_places_of_their_own() -> None:
-    stream = CallStream(NAMES)
-    told: list[dict[str, Any]] = []
+    heard = Client()
     for number in range(3):
-        arguments = json.dumps({"n": number})
-        told += stream.delta(delta(f'{{"name": "clock", "arguments": {arguments}}}', f"c{number}"))
-        told += stream.done(done("clock", arguments, f"c{number}"))
-    assert [one["index"] for one in told] == [0, 0, 1, 1, 2, 2]
-    assert [one["id"] for one in told if "id" in one] == ["c0", "c1", "c2"]
+        heard.say(*f'<tool_call>{{"name": "look_up", "arguments": {{"n": {number}}}}}</tool_call>')
+    heard.finish()
+    assert heard.arguments == ['{"n": 0}', '{"n": 1}', '{"n": 2}']
+    assert heard.calls == heard.made
 
 
-def test_a_call_that_was_none_is_an_error() -> None:
-    begun = '{"name": "clock", "arguments": {"zone": "U'
-    stream = CallStream(NAMES)
-    assert list(stream.delta(delta(begun)))
-    stream.end(finished("length"))
-    told = [stream.failure]
-    stream.end(finished())
-    told.append(stream.failure)
-    assert told[0] is None, "cut short is told by the reason"
-    assert told[1] is not None
-    for other in (done("weather", '{"zone": "UTC"}'), done("clock", '{"zone": "CET"}')):
-        stream = CallStream(NAMES)
-        list(stream.delta(delta(begun + 'TC"}}')))
-        assert not list(stream.done(other))
-        assert stream.failure is not None
-    arguments = Arguments(NAMES)
-    arguments.push(begun)
-    assert (arguments.name, arguments.sent) == ("clock", '{"zone": "U')
+def test_a_call_that_was_none_is_a_failure_and_one_cut_short_is_told_by_the_reason() -> None:
+    begun = LOOK_UP[:60]
+    reasons: tuple[tuple[FinishReason, bool], ...] = (("stop", True), ("length", False), ("cancelled", False))
+    for reason, fails in reasons:
+        heard = Client()
+        heard.say(*begun)
+        heard.finish(reason)
+        assert (heard.stream.failure == BROKEN_OFF) == fails
+        assert heard.stream.given_back, "its text isn't told a second time"
+    heard = Client()
+    heard.say(*LOOK_UP[: LOOK_UP.index("12")], *"}}")  # no JSON
+    assert heard.stream.failure == BROKEN_OFF
+
+
+def test_what_is_rewound_may_come_again_but_nothing_else() -> None:
+    heard = Client()
+    heard.say(*LOOK_UP[:70])
+    heard.hear(heard.speaker.rewind(30))
+    heard.say(*LOOK_UP[40:])
+    heard.finish()
+    assert heard.stream.failure is None
+    assert heard.arguments == [ARGUMENTS]
+    for again in (LOOK_UP[40:].replace("a ", "b "), "Well, no."):
+        heard = Client()
+        heard.say(*LOOK_UP[:70])
+        heard.hear(heard.speaker.rewind(30))
+        heard.say(*again)
+        heard.finish()
+        assert heard.stream.failure == REWOUND
 
 
 CALLS = "".join(

@@ -18,6 +18,7 @@ from openai.lib.streaming.responses._responses import ResponseStreamState
 from openai.types.responses import Response
 from openai.types.responses.responses_server_event import ResponsesServerEvent
 
+from api.openai.calls import BROKEN_OFF, REWOUND
 from api.openai.errors import Refused
 from api.responses import items
 from api.responses.lanes import MAX_BYTES, MAX_IN_FLIGHT, MAX_NAMED, MAX_WAITING, Lanes
@@ -36,7 +37,7 @@ from engine.events import (
     ToolCallDelta,
     ToolCallDone,
 )
-from engine.types import FinishReason, Timings, Token, ToolCall, Usage
+from engine.types import FinishReason, OpenCall, Timings, Token, ToolCall, Usage
 
 EVENT: Any = ResponsesServerEvent
 GEN = "gen_0123456789abcdef"
@@ -46,21 +47,59 @@ HEAD = head_of(
 
 
 @dataclass
+class Said:
+    """What tokens have said."""
+
+    text: str = ""
+    reasoning: str = ""
+    calls: list[ToolCall] = field(default_factory=list)
+    open_call: OpenCall | None = None
+    n_opened: int = 0
+
+    def give_back(self) -> None:
+        if self.open_call is not None:
+            self.text += self.open_call.text
+            self.open_call = None
+
+
+@dataclass
 class Writer:
-    """A generation as the engine tells it: tokens of text, reasoning and calls, which can be taken back."""
+    """A generation as the engine tells it: tokens of text, reasoning and calls, which can be taken back.
+
+    A `piece` goes on with a call's arguments, an `end` makes it whole; a call that something else follows
+    was none.
+    """
 
     tokens: list[tuple[str, str]] = field(default_factory=list)
-    n_calls: int = 0
-
-    def said(self, kind: str) -> str:
-        return "".join(text for one, text in self.tokens if one == kind)
 
     @property
-    def calls(self) -> list[ToolCall]:
-        ids = [text for kind, text in self.tokens if kind == "call"]
-        return [ToolCall(id=call_id, name="f", arguments='{"a":1}') for call_id in ids]
+    def said(self) -> Said:
+        said = Said()
+        for kind, text in self.tokens:
+            had = said.open_call
+            if kind in ("piece", "end"):
+                if had is None:
+                    had = OpenCall(id=f"call_{said.n_opened}", name="f", text="", arguments="")
+                    said.n_opened += 1
+                whole = had.arguments + text
+                said.open_call = OpenCall(id=had.id, name="f", text=whole, arguments=whole)
+                if kind == "end":
+                    said.calls.append(ToolCall(id=had.id, name="f", arguments=whole))
+                    said.open_call = None
+                continue
+            said.give_back()
+            if kind == "text":
+                said.text += text
+            else:
+                said.reasoning += text
+        return said
 
     def write(self, kind: str, text: str) -> list[GenerationEvent]:
+        if kind == "call":
+            return [event for part in ("piece", "piece", "end") for event in self.write(part, text)]
+        before = self.said.open_call
+        if kind in ("piece", "end"):
+            text = ("{" if before is None else "") + text + ("}" if kind == "end" else " ")
         token: Token = {
             "id": 1,
             "index": len(self.tokens),
@@ -69,42 +108,54 @@ class Writer:
             "logprob": -0.5,
             "top": [],
         }
-        if kind != "call":
-            self.tokens.append((kind, text))
+        self.tokens.append((kind, text))
+        if kind not in ("piece", "end"):
             delta = GenerationDelta if kind == "text" else ReasoningDelta
-            return [delta(generation_id=GEN, text=text, tokens=[token])]
-        self.n_calls += 1
-        call_id = f"call_{self.n_calls}"
-        self.tokens.append(("call", call_id))
-        part = ToolCallDelta(generation_id=GEN, call_id=call_id, text=text, tokens=[token])
-        return [part, ToolCallDone(generation_id=GEN, call=self.calls[-1])]
+            return [*self._given_back(before), delta(generation_id=GEN, text=text, tokens=[token])]
+        said = self.said
+        call_id = said.calls[-1].id if kind == "end" else said.open_call.id if said.open_call else ""
+        part = ToolCallDelta(
+            generation_id=GEN, call_id=call_id, text=text, tokens=[token], name="f", arguments=text
+        )
+        return [part] if kind == "piece" else [part, ToolCallDone(generation_id=GEN, call=said.calls[-1])]
+
+    def _given_back(self, call: OpenCall | None) -> list[GenerationEvent]:
+        return [] if call is None else [GenerationDelta(generation_id=GEN, text=call.text, tokens=[])]
 
     def rewind(self, n: int) -> list[GenerationEvent]:
         n = min(n, len(self.tokens))
         del self.tokens[len(self.tokens) - n :]
+        said = self.said
         return [
             GenerationRewound(
                 generation_id=GEN,
                 at_token=len(self.tokens),
                 removed=n,
-                text=self.said("text"),
-                reasoning=self.said("reasoning"),
-                tool_calls=self.calls,
+                text=said.text,
+                reasoning=said.reasoning,
+                tool_calls=said.calls,
+                open_call=said.open_call,
             )
         ]
 
-    def finish(self, reason: FinishReason) -> GenerationFinished:
+    def finish(self, reason: FinishReason) -> list[GenerationEvent]:
         error = ErrorInfo(code="invalid_output", message="NaN") if reason == "error" else None
-        return GenerationFinished(
-            generation_id=GEN,
-            finish_reason=reason,
-            text=self.said("text"),
-            reasoning=self.said("reasoning"),
-            tool_calls=self.calls,
-            usage=Usage(prompt_tokens=9, cached_tokens=4, completion_tokens=len(self.tokens)),
-            timings=Timings(queue_ms=1.0),
-            error=error,
-        )
+        said = self.said
+        given_back = self._given_back(said.open_call)
+        said.give_back()
+        return [
+            *given_back,
+            GenerationFinished(
+                generation_id=GEN,
+                finish_reason=reason,
+                text=said.text,
+                reasoning=said.reasoning,
+                tool_calls=said.calls,
+                usage=Usage(prompt_tokens=9, cached_tokens=4, completion_tokens=len(self.tokens)),
+                timings=Timings(queue_ms=1.0),
+                error=error,
+            ),
+        ]
 
 
 STARTED = GenerationStarted(
@@ -128,6 +179,8 @@ WRITES = st.one_of(
     st.tuples(st.just("other"), st.sampled_from((0, 1))),
 )
 REWINDS = st.tuples(st.just("rewind"), st.integers(1, 6))
+PIECES = st.tuples(st.sampled_from(("piece", "piece", "end")), st.sampled_from(("", "a", "b")))
+ANYTHING = st.one_of(WRITES, REWINDS, PIECES)
 REASONS: Sequence[FinishReason] = ("stop", "length", "context_full", "tool_calls", "cancelled", "error")
 
 
@@ -144,7 +197,8 @@ def told(story: Story, acts: list[tuple[str, Any]], reason: FinishReason) -> tup
             made = writer.write(kind, value)
         for event in made:
             events += story.take(event)
-    events += story.take(writer.finish(reason))
+    for event in writer.finish(reason):
+        events += story.take(event)
     assert story.ended
     return [*events, story.terminal()], writer
 
@@ -194,10 +248,11 @@ def test_strict_clients_take_any_answer(
     events, writer = told(story, acts, reason)
     check_order(events, lane)
     final = hold_to_strict_clients(events, lane)
-    assert final.output_text == deltas(events, "output_text") == writer.said("text")
-    assert deltas(events, "reasoning_text") == writer.said("reasoning")
-    calls = [item for item in final.output if item.type == "function_call"]
-    assert [item.call_id for item in calls] == [call.id for call in writer.calls]
+    said = writer.said
+    assert final.output_text == deltas(events, "output_text") == said.text
+    assert deltas(events, "reasoning_text") == said.reasoning
+    assert calls_of(final) == said.calls
+    assert deltas(events, "function_call_arguments") == "".join(call.arguments for call in said.calls)
     assert final.usage is not None
     assert final.usage.output_tokens == len(writer.tokens)
     assert final.usage.output_tokens_details.reasoning_tokens == sum(
@@ -214,31 +269,93 @@ def test_strict_clients_take_any_answer(
         assert item.model_dump()["status"] in ("completed", "incomplete")
 
 
-@given(st.lists(st.one_of(WRITES, REWINDS), max_size=12), st.sampled_from(REASONS))
-def test_strict_clients_survive_any_rewind(acts: list[tuple[str, Any]], reason: FinishReason) -> None:
+@given(st.lists(ANYTHING, max_size=12), st.sampled_from(REASONS))
+def test_strict_clients_survive_any_rewind_and_any_broken_call(
+    acts: list[tuple[str, Any]], reason: FinishReason
+) -> None:
     events, writer = told(Story(HEAD), acts, reason)
     check_order(events, None)
     final = hold_to_strict_clients(events, None)
-    if final.error is not None and "rewound" in final.error.message:
+    said = writer.said
+    for item, arguments in zip(calls_of(final), streamed_arguments(events), strict=True):
+        assert item.arguments == arguments
+    if final.error is not None and final.error.message in (REWOUND.message, BROKEN_OFF.message):
         assert final.status == "failed"
         return
     assert (final.status == "failed") == (reason == "error")
     # what holds is what the generation has, whatever was streamed
-    assert final.output_text == writer.said("text")
+    assert final.output_text == said.text
     done = [event["text"] for event in events if event["type"] == "response.output_text.done"]
-    assert "".join(done) == writer.said("text")
-    calls = [item for item in final.output if item.type == "function_call"]
-    assert [item.call_id for item in calls] == [call.id for call in writer.calls]
+    assert "".join(done) == said.text
+    calls = calls_of(final)
+    if len(calls) > len(said.calls):  # cut short
+        assert reason not in ("stop", "tool_calls")
+        assert calls.pop().arguments.startswith(said.open_call.arguments if said.open_call else "")
+        assert final.output[-1].model_dump()["status"] == "incomplete"
+    assert calls == said.calls
 
 
-@given(st.lists(st.one_of(WRITES, REWINDS), max_size=12), st.sampled_from(REASONS))
+@given(st.lists(ANYTHING, max_size=12), st.sampled_from(REASONS))
 def test_nobody_told_follows_every_rewind(acts: list[tuple[str, Any]], reason: FinishReason) -> None:
     _, writer = told(story := Story(HEAD, told=False), acts, reason)
     final = Response.model_validate(story.close())
-    assert final.output_text == writer.said("text")
+    said = writer.said
+    said.give_back()
+    assert final.output_text == said.text
     assert (story.error is None) == (reason != "error")
-    calls = [item for item in final.output if item.type == "function_call"]
-    assert [item.call_id for item in calls] == [call.id for call in writer.calls]
+    assert calls_of(final) == said.calls
+
+
+def calls_of(response: Response) -> list[ToolCall]:
+    return [
+        ToolCall(id=item.call_id, name=item.name, arguments=item.arguments)
+        for item in response.output
+        if item.type == "function_call"
+    ]
+
+
+def streamed_arguments(events: list[WireEvent]) -> list[str]:
+    """The deltas of each call's arguments, joined."""
+    told: dict[str, str] = {
+        event["item"]["id"]: ""
+        for event in events
+        if event["type"] == "response.output_item.added" and event["item"]["type"] == "function_call"
+    }
+    for event in events:
+        if event["type"] == "response.function_call_arguments.delta":
+            told[event["item_id"]] += event["delta"]
+    return list(told.values())
+
+
+def test_arguments_come_in_pieces_and_what_breaks_off_fails() -> None:
+    acts = [("text", "Well."), ("piece", "1"), ("piece", "2"), ("end", "3"), ("call", "4")]
+    events, _ = told(Story(HEAD), acts, "tool_calls")
+    names = [event["type"].removeprefix("response.") for event in events]
+    first = names.index("function_call_arguments.delta")
+    assert names[first - 1 : first + 5] == [
+        "output_item.added",
+        *["function_call_arguments.delta"] * 3,
+        "function_call_arguments.done",
+        "output_item.done",
+    ]
+    assert events[first - 1]["item"]["name"] == "f"
+    assert streamed_arguments(events) == ["{1 2 3}", "{4 4 4}"]
+    ends: tuple[tuple[list[tuple[str, Any]], FinishReason, str], ...] = (
+        ([("text", "nope!")], "stop", "failed"),
+        ([], "stop", "failed"),
+        ([], "length", "incomplete"),
+        ([("text", "nope!")], "length", "failed"),
+        ([("rewind", 1), ("text", "nope!")], "stop", "failed"),
+        ([("rewind", 1), ("piece", "2"), ("end", "")], "stop", "completed"),
+        ([("rewind", 1), ("piece", "x"), ("end", "")], "stop", "failed"),
+    )
+    for rest, reason, status in ends:
+        events, _ = told(Story(HEAD), [("piece", "1"), ("piece", "2"), *rest], reason)
+        assert events[-1]["response"]["status"] == status, rest
+        (item,) = events[-1]["response"]["output"]
+        assert item["status"] == ("completed" if status == "completed" else "incomplete")
+        assert "nope!" not in str(events)
+        assert item["arguments"].startswith("{1 2 ")
 
 
 def test_a_rewind_within_the_open_item_and_beyond() -> None:
@@ -297,6 +414,7 @@ def test_items_become_the_messages_of_a_template() -> None:
         },
         {"type": "function_call", "call_id": "c1", "name": "clock", "arguments": "{}", "id": "fc_1"},
         {"type": "function_call", "call_id": "c2", "name": "zone", "arguments": "{}"},
+        {"type": "function_call", "call_id": "c3", "name": "z", "arguments": "{", "status": "incomplete"},
         {"type": "function_call_output", "call_id": "c1", "output": "12:00"},
         {"type": "function_call_output", "call_id": "c2", "output": [{"type": "input_text", "text": "UTC"}]},
         {"type": "reasoning", "summary": [], "encrypted_content": "…"},

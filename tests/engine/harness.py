@@ -51,6 +51,7 @@ from engine.types import (
     ToolCall,
     WorkerConfig,
 )
+from tests.engine.spoken import Listener
 
 CLOCK_TOOL = Tool(type="function", function=FunctionSpec(name="clock"))
 _RANKS: dict[type, int] = {
@@ -114,6 +115,8 @@ class Record:
     reasoning: str = ""
     call_texts: dict[str, str] = field(default_factory=dict)
     calls: list[ToolCall] = field(default_factory=list)
+    listener: Listener = field(default_factory=Listener)
+    """Puts the calls together from their pieces."""
     before: list[int] = field(default_factory=list)
     """Completion tokens that it had from its beginning: told by another worker, or its source's."""
     tokens: list[Token] = field(default_factory=list)
@@ -241,6 +244,7 @@ class Bench:
         output = Output(prepared, PieceCache(self.backend.piece))
         output.replay(resume.tokens, resume.injected)
         heir.text, heir.reasoning, heir.calls = output.text, output.reasoning, [*output.tool_calls]
+        heir.listener = Listener([*output.tool_calls], output.open_call)
         self.records[name] = heir
         self.core.add(prepared)
         return name
@@ -325,6 +329,7 @@ class Bench:
         branch.before = source.ids[: event.at_token]
         branch.injected = {index for index in source.injected if index < event.at_token}
         branch.text, branch.reasoning, branch.calls = event.text, event.reasoning, [*event.tool_calls]
+        branch.listener = Listener([*event.tool_calls], event.open_call)
         branch.untold = [] if command.token_id is None else [command.token_id]
         branch.hand_at = len(branch.before) + len(branch.untold)
         self.records[event.branch_id] = branch
@@ -405,6 +410,7 @@ class Bench:
     def _note(self, event: GenerationEvent) -> None:
         record = self.records[event.generation_id]
         assert record.finished is None, "an event after finished"
+        record.listener.take([event])
         match event:
             case GenerationStarted() | GenerationRecovered():
                 self._start(record, event)
@@ -485,7 +491,7 @@ class Bench:
     def _end(self, record: Record, event: GenerationFinished) -> None:
         if record.started or record.command.resume is not None:
             assert event.text == record.text
-            assert event.tool_calls == record.calls
+            assert event.tool_calls == record.calls == record.listener.calls
             assert event.reasoning == record.reasoning
             assert not record.untold
         else:  # it ends before it has told what was injected

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.formats import HERMES, AnswerParser, CallText, Piece, ReasoningText
-from engine.formats.values import body_of_object
+from engine.formats.call import Call
+from engine.formats.objects import ObjectReader
+from engine.formats.reader import Reader
 from engine.types import ToolCall
 from tests.engine.harness import CLOCK_TOOL
 
@@ -111,14 +113,24 @@ def test_what_is_no_call_comes_back_as_text(inside: str) -> None:
         ('{"arguments": {"b": 1.50, "a": [ ]}, "name": "clock"}', '{"b": 1.50, "a": [ ]}'),
         ('{"x": {"arguments": 1}, "name": "clock", "arguments" : {"é\\n": "\\u00e9}"} }', None),
         ('{"name": "clock", "arguments": "{\\"zone\\": \\"UTC\\"}"}', '{"zone": "UTC"}'),
-        ('{"arguments": {"a": 1}, "name": "clock", "arguments": {"a": 2}}', '{"a": 2}'),
+        ('{"arguments": {"a": 1}, "name": "clock", "arguments": {"a": 2}}', '{"a": 1}'),
+        ('{"name": "clock", "arguments": {"a": "x\ny"}}', '{"a": "x\\ny"}'),
+        ('{"type": "function", "function": {"name": "clock", "arguments": {"a": 1}}}', '{"a": 1}'),
+        ('{"id": [1, {"name": "x"}], "function": "clock", "args": {}, "n": -1.5e3}', "{}"),
     ),
 )
 def test_forms_of_arguments(inside: str, arguments: str | None) -> None:
-    call = body_of_object(inside)
-    assert call is not None
-    assert call.name == "clock"
-    assert call.arguments == (arguments or '{"é\\n": "\\u00e9}"}')
+    for step in (len(inside), 1):
+        call, reader = Call(), Reader()
+        reading = ObjectReader("name", "arguments").read(reader, call)
+        for i in range(0, len(inside), step):
+            next(reading)
+            reader.text += inside[i : i + step]
+        with pytest.raises(StopIteration) as end:
+            next(reading)
+        assert end.value.value is True
+        assert call.name == "clock"
+        assert call.arguments == (arguments or '{"é\\n": "\\u00e9}"}')
 
 
 @pytest.mark.parametrize("end", ("", "</tool_c"))
