@@ -128,12 +128,12 @@ class Serve:
             time.sleep(0.01)
 
     @contextlib.asynccontextmanager
-    async def client(self, query: str = "", **options: Any) -> AsyncIterator[Wire]:
-        """A connection as a script makes it: address and token from `server.json`."""
+    async def client(self, query: str = "", token: str | None = None, **options: Any) -> AsyncIterator[Wire]:
+        """A connection as a script makes it: address and token from `server.json`, or another token."""
         about = json.loads(self.server_file.read_text())
         connection = await connect(
             about["url"] + query,
-            additional_headers={"Authorization": f"Bearer {about['token']}"},
+            additional_headers={"Authorization": f"Bearer {token or about['token']}"},
             proxy=None,
             compression=None,
             max_size=None,

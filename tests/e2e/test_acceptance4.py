@@ -59,23 +59,6 @@ def http(app: Serve, token: str | None = None) -> httpx.AsyncClient:
     )
 
 
-@contextlib.asynccontextmanager
-async def scoped(app: Serve, token: str) -> Any:
-    """A client of the stream with a token of its own."""
-    connection = await connect(
-        app.ready["url"],
-        additional_headers={"Authorization": f"Bearer {token}"},
-        proxy=None,
-        open_timeout=START_LIMIT_S,
-        ping_timeout=None,
-    )
-    wire = Wire(connection)
-    try:
-        yield wire
-    finally:
-        await wire.close()
-
-
 def make_token(app: Serve, name: str, can: str) -> str:
     made = command(app.home, "token", "add", name, "--can", can)
     out, err = made.communicate(timeout=LIMIT_S)
@@ -490,7 +473,7 @@ def test_each_set_of_permissions_opens_what_it_says_and_nothing_else(tmp_path: P
     sets = [("observe",), ("generate",), ("control",), ("manage",), ("generate", "control"), PERMISSIONS]
 
     async def commands(app: Serve, can: tuple[str, ...], token: str) -> None:
-        async with app.client("?name=owner") as owner, scoped(app, token) as wire:
+        async with app.client("?name=owner") as owner, app.client(token=token) as wire:
             theirs = await owner.generate(secret, max_tokens=1_000_000)
             assert (await wire.event("hello"))["permissions"] == list(can)
             await wire.command("subscribe", since=0)
