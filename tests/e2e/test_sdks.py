@@ -112,10 +112,12 @@ def test_what_an_sdk_asks_is_seen_live(apps: Apps) -> None:
 
     async def test() -> None:
         async with apps.echo.client() as wire:
-            await wire.command("subscribe", events=["generation.*"])
+            await wire.command("subscribe", events=["generation.*", "metrics.custom"])
             for sdk, name in (("openai", "OpenAI/Python"), ("pydantic-ai", "pydantic-ai/")):
                 seen = len(wire.frames)
                 await asyncio.to_thread(told_by, SDKS[sdk][0], {**apps.environment, "FEATURES": "text"})
+                await wire.command("publish", series=sdk, value=1)
+                await wire.event("metrics.custom", series=sdk)
                 names = {
                     frame["client_name"].lower()
                     for frame in wire.frames[seen:]
