@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from api import chat_templates
-from api.paths import Paths, starter_model, write_atomically
+from api.paths import Paths, absolute, is_there, starter_model, write_atomically
 from api.settings import SettingsStore
 from engine.errors import TokenglassError
 from engine.gguf import GgufHeader, read_header
@@ -109,12 +109,12 @@ class Library:
             return self.get_now(name)
         except TokenglassError as error:
             looks_like_a_path = os.sep in name or name.startswith("~") or name.endswith(".gguf")
-            if error.code != "not_found" or not (looks_like_a_path or _absolute(name).exists()):
+            if error.code != "not_found" or not (looks_like_a_path or is_there(absolute(name))):
                 raise
         return self.add_now(name)
 
     def add_now(self, path: str) -> Entry:
-        target = _absolute(path)
+        target = absolute(path)
         with self._lock:
             places = self._places()
             for place in places:
@@ -265,13 +265,6 @@ def _described(place: _Place, header: GgufHeader | None) -> Entry:
         "source": place.source,
         "error": None,
     }
-
-
-def _absolute(path: str) -> Path:
-    try:
-        return Path.cwd() / Path(path).expanduser()
-    except (RuntimeError, OSError):  # no home folder, or no current one
-        return Path(path)
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -36,7 +36,11 @@ class Paths:
         if home is None and (named := os.environ.get("TOKENGLASS_HOME")):
             home = Path(named)
         if home is not None:
-            root = Path.cwd() / home.expanduser()
+            root = absolute(home)
+            if not root.is_absolute():
+                raise TokenglassError(
+                    "storage", f"there is no folder {home}", hint="give its whole path with --home"
+                )
             paths = cls(root / "config", root / "data", root / "cache", root / "runtime")
         else:
             data = platformdirs.user_data_path(APP, appauthor=False)
@@ -103,6 +107,19 @@ class Paths:
         return self.runtime_dir / "token"
 
 
+def absolute(path: str | Path) -> Path:
+    """The path that a user means, `~` understood where there is such a home folder."""
+    try:
+        return Path.cwd() / Path(path).expanduser()
+    except (RuntimeError, OSError):  # no home folder, or no current one
+        return Path(path)
+
+
+def is_there(path: Path) -> bool:
+    """Whether something lies there; `Path.exists` raises for a name that is too long."""
+    return os.access(path, os.F_OK)
+
+
 def _runtime_dir(data_dir: Path) -> Path:
     """The session's own runtime folder where the system has one; never a guessable place in /tmp."""
     if not sys.platform.startswith("linux"):
@@ -128,7 +145,7 @@ def _private_folder(folder: Path) -> None:
             if stat.S_IMODE(info.st_mode) & 0o077:
                 folder.chmod(0o700)
     except OSError as error:
-        if folder.is_dir() and os.access(folder, os.R_OK | os.X_OK):
+        if os.access(f"{folder}/.", os.R_OK | os.X_OK):  # `is_dir` itself raises where a name is too long
             return  # a folder on a read-only disk: reading works, and writing says what is wrong
         raise TokenglassError(
             "storage",

@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import datetime as dt
 import json
+import os
 import shutil
 import signal
 import sys
@@ -22,7 +23,7 @@ from api.bench.machine import Machine
 from api.bench.parts import Progress, Records, Settings
 from api.bench.report import doubts, report, summary
 from api.library import Library
-from api.paths import Paths
+from api.paths import Paths, absolute, is_there
 from api.settings import SettingsStore
 from engine import synthetic
 from engine.errors import TokenglassError
@@ -122,10 +123,10 @@ def result_of(settings: Settings, records: Records, machine: Machine) -> dict[st
 
 def _settings(arguments: argparse.Namespace, progress: Progress) -> Settings:
     server = None
-    if arguments.llama_server:
-        found = shutil.which(str(Path(arguments.llama_server).expanduser()))
+    if wanted := arguments.llama_server:
+        found = shutil.which(absolute(wanted) if os.sep in wanted else wanted)
         if found is None:
-            raise TokenglassError("not_found", f"there is no program {arguments.llama_server}")
+            raise TokenglassError("not_found", f"there is no program {wanted}")
         server = Path(found)
     name, path = _model(arguments, progress)
     return Settings(
@@ -165,9 +166,9 @@ def find_model(home: Path | None, wanted: str) -> tuple[str, Path]:
     """Name and file of a model of the library, or of any GGUF file."""
     if is_fake(wanted):
         raise TokenglassError("load_failed", "the fake model has no bare loop to be measured against")
-    path = Path(wanted).expanduser()
-    if path.suffix == ".gguf" and path.exists():
-        return read_header(path).name, path.absolute()
+    path = absolute(wanted)
+    if path.suffix == ".gguf" and is_there(path):
+        return read_header(path).name, path
     paths = Paths.resolve(home)
     found = Library(paths, SettingsStore(paths.settings_file)).get_now(wanted)
     return found["name"], Path(found["path"])

@@ -16,14 +16,13 @@ import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
 from api.client import ConnectionLostError, Generation, LiveClient
 from api.client.sync import LoopThread, loop_thread
 from api.commands import plain, prepare_output, stats, styled
 from api.commands.ownapp import running_or_own
-from api.paths import Paths
+from api.paths import Paths, absolute
 from engine.errors import TokenglassError
 from engine.fakespec import is_fake
 
@@ -76,7 +75,7 @@ def _check_model(wanted: str, library: dict[str, Any], snapshot: dict[str, Any])
     """A running app answers with the model that it has: raises TokenglassError where that isn't `wanted`."""
     coming = (snapshot["loading"] or {}).get("model")
     loaded = (snapshot["model"] or {}).get("id") or coming
-    path = str(Path(wanted).expanduser().absolute())
+    path = str(absolute(wanted))
     known = {entry["path"]: entry["id"] for entry in library["models"]}
     meant = wanted if wanted in known.values() else known.get(path)
     if meant is None and is_fake(wanted):
@@ -316,7 +315,7 @@ def _tell(text: str) -> None:
 def _read(file: str) -> str:
     """A text file that the user named. Raises TokenglassError."""
     try:
-        return Path(file).expanduser().read_text(encoding="utf-8")
+        return absolute(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it isn't UTF-8 text"
         raise TokenglassError("invalid_argument", f"{file} can't be read: {reason}") from None

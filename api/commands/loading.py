@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-from pathlib import Path
 from typing import Any
 
 from api.client import LiveClient, running_app
 from api.fit import Fit, estimated_config, gigabytes
 from api.library import Library
-from api.paths import Paths
+from api.paths import Paths, absolute, is_there
 from api.settings import SettingsStore
 from engine.errors import TokenglassError
 from engine.fit import Estimate
@@ -139,7 +138,7 @@ def _named(library: Library, name: str) -> dict[str, Any]:
     try:
         return library.get_now(name)
     except TokenglassError as error:
-        path = Path(name).expanduser().absolute()
-        if error.code != "not_found" or not path.exists():
+        path = absolute(name)
+        if error.code != "not_found" or not is_there(path):
             raise
     return {"id": path.stem, "path": str(path)}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from api.paths import Paths, assets_dir, starter_model, tilde, write_atomically
+from api.paths import Paths, absolute, assets_dir, is_there, starter_model, tilde, write_atomically
 from engine.errors import TokenglassError
 
 
@@ -104,3 +104,16 @@ def test_atomic_write_that_fails_keeps_the_old_file(tmp_path: Path, monkeypatch:
         write_atomically(target, b"two")
     assert target.read_bytes() == b"one"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_names_that_no_file_can_have(tmp_path: Path) -> None:
+    """A name that is too long, and the home folder of nobody."""
+    long = tmp_path / ("n" * 300)
+    assert not is_there(long)
+    assert is_there(tmp_path)
+    with pytest.raises(TokenglassError, match=r"can't make the folder .*File name too long"):
+        Paths.resolve(long)
+    assert absolute("~nobody-by-this-name/m.gguf") == Path("~nobody-by-this-name/m.gguf")
+    with pytest.raises(TokenglassError, match="there is no folder ~nobody-by-this-name/x"):
+        Paths.resolve(Path("~nobody-by-this-name/x"))
+    assert not is_there(Path("~nobody-by-this-name"))
