@@ -84,6 +84,25 @@ class Feed:
 
 
 @asynccontextmanager
+async def following(
+    bus: EventBus, clients: Clients, request: Request, exchange: Exchange, origin: Origin
+) -> AsyncIterator[tuple[Client, Feed]]:
+    """The request as a client of its own, for as long as it lasts, and what its generations say."""
+    client = clients.connect(client_name(request), origin, grant=request.grant)
+    feed = Feed(bus, client, exchange)
+    reason = "lost"
+    try:
+        yield client, feed
+        reason = "closed"
+    except Exception:
+        reason = "closed"
+        raise
+    finally:
+        feed.close()
+        clients.disconnect(client, exchange.end_reason or reason)
+
+
+@asynccontextmanager
 async def generations(
     bus: EventBus,
     service: Service,
@@ -94,24 +113,16 @@ async def generations(
     wanted: Sequence[protocol.Generate],
 ) -> AsyncIterator[Feed]:
     """Start what is wanted; whatever hasn't finished at the end is cancelled. Raises TokenglassError."""
-    client = clients.connect(client_name(request), origin, grant=request.grant)
-    feed = Feed(bus, client, exchange)
-    reason = "lost"
-    try:
-        for command in wanted:
-            await service.execute(
-                client, command, request.received_t, lambda result: feed.started(result["generation_id"])
-            )
-        yield feed
-        reason = "closed"
-    except Exception:
-        reason = "closed"
-        raise
-    finally:
-        for generation_id in feed.unfinished:
-            service.supervisor.cancel(generation_id)
-        feed.close()
-        clients.disconnect(client, exchange.end_reason or reason)
+    async with following(bus, clients, request, exchange, origin) as (client, feed):
+        try:
+            for command in wanted:
+                await service.execute(
+                    client, command, request.received_t, lambda result: feed.started(result["generation_id"])
+                )
+            yield feed
+        finally:
+            for generation_id in feed.unfinished:
+                service.supervisor.cancel(generation_id)
 
 
 def unix_now() -> int:

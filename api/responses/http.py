@@ -15,7 +15,7 @@ from api.http import Answer, Exchange, Request, json_answer
 from api.openai import answers
 from api.openai.dialect import EVENT_STREAM, body_of_request
 from api.openai.errors import Refused, answer_to, unsupported
-from api.openai.feed import Feed, client_name
+from api.openai.feed import Feed, following
 from api.responses import errors
 from api.responses.hub import Hub, Turn
 from api.responses.story import WireEvent
@@ -70,31 +70,23 @@ class ResponsesHttp:
     ) -> AsyncIterator[tuple[Turn, Feed]]:
         """The response, as a client of its own; it is cancelled where the client goes away before its end."""
         hub = self._hub
-        client = hub.clients.connect(client_name(request), "responses", grant=request.grant)
-        feed = Feed(hub.bus, client, exchange)
         begun: list[Turn] = []
+        async with following(hub.bus, hub.clients, request, exchange, "responses") as (client, feed):
 
-        def begin(turn: Turn) -> None:
-            begun.append(turn)
-            if turn.generation_id is None:
-                turn.story.complete()
-            else:
-                feed.started(turn.generation_id)
+            def begin(turn: Turn) -> None:
+                begun.append(turn)
+                if turn.generation_id is None:
+                    turn.story.complete()
+                else:
+                    feed.started(turn.generation_id)
 
-        reason = "lost"
-        try:
-            await hub.begin(client, asked, request.received_t, begin, told=asked.stream)
-            yield begun[0], feed
-            reason = "closed"
-        except Exception:
-            reason = "closed"
-            raise
-        finally:
-            for turn in begun:
-                if not turn.ended.is_set():
-                    hub.abandon(turn)
-            feed.close()
-            hub.clients.disconnect(client, exchange.end_reason or reason)
+            try:
+                await hub.begin(client, asked, request.received_t, begin, told=asked.stream)
+                yield begun[0], feed
+            finally:
+                for turn in begun:
+                    if not turn.ended.is_set():
+                        hub.abandon(turn)
 
     async def _stream(self, turn: Turn, feed: Feed, exchange: Exchange) -> None:
         """It begins with the first slot, so that a prompt that can't be taken gets a status of its own."""
