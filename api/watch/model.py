@@ -218,6 +218,8 @@ class Model:
         generation.tokens = tokens
         generation.rate.break_off()
         calls = [f"{call['name']}({call['arguments']})" for call in told["tool_calls"]]
+        if call := told.get("open_call"):
+            calls.append(call["text"])
         generation.flow.replace(
             (told["reasoning"], "reasoning"), (told["text"], "text"), *((call, "tool") for call in calls)
         )

@@ -25,7 +25,7 @@ from engine.events import (
     ToolCallDelta,
     ToolCallDone,
 )
-from engine.types import Token, ToolCall
+from engine.types import OpenCall, Token, ToolCall
 
 KEPT = 200
 """Finished generations that are remembered, the latest ones."""
@@ -42,8 +42,8 @@ class Generation:
     phase: Phase = "queued"
     text: str = ""
     reasoning: str = ""
-    calls: dict[str, str] = field(default_factory=dict)
-    """Raw text of tool calls that are being written, by call id."""
+    calls: dict[str, ToolCall] = field(default_factory=dict)
+    """Tool calls that are being written, by id: as the model writes them as long as nothing is known."""
     tool_calls: list[ToolCall] = field(default_factory=list)
     done: int = 0
     total: int = 0
@@ -69,6 +69,7 @@ class Generation:
             phase="queued" if not running else "decoding" if data["completion_tokens"] else "prompt",
             text=data["text"],
             reasoning=data["reasoning"],
+            calls=_being_written(OpenCall.model_validate(call) if (call := data.get("open_call")) else None),
             tool_calls=[ToolCall.model_validate(call) for call in data["tool_calls"]],
             done=data["prompt_done"],
             total=data["prompt_total"],
@@ -97,12 +98,14 @@ class Generation:
     def fold(self, event: GenerationEvent) -> None:
         match event:
             case GenerationDelta():
+                self._give_back(event.text)
                 self.written += [token for token in event.tokens if token["index"] >= self.tokens]
                 self.text += self._take(event)
             case ReasoningDelta():
+                self._give_back(event.text)
                 self.reasoning += self._take(event)
             case ToolCallDelta():
-                self.calls[event.call_id] = self.calls.get(event.call_id, "") + self._take(event)
+                self._write_call(event)
             case ToolCallDone():
                 self.calls.pop(event.call.id, None)
                 self.tool_calls.append(event.call)
@@ -120,7 +123,6 @@ class Generation:
             case GenerationResumed():
                 self.paused = False
             case GenerationRewound():
-                self.calls.clear()
                 self._stand(event)
             case GenerationFinished():
                 self.finished = event
@@ -144,8 +146,25 @@ class Generation:
         """Stand where the event says, whatever was written before."""
         self.text, self.reasoning = event.text, event.reasoning
         self.tool_calls = list(event.tool_calls)
+        self.calls = _being_written(event.open_call)
         self.tokens = event.at_token
         self.written = [token for token in self.written if token["index"] < event.at_token]
+
+    def _write_call(self, event: ToolCallDelta) -> None:
+        had = self.calls.get(event.call_id) or ToolCall(id=event.call_id, name="", arguments="")
+        known = bool(event.tokens) and event.tokens[0]["index"] < self.tokens
+        arguments = self._take(event)
+        if event.name:
+            arguments = "" if known else event.arguments
+        before = had.arguments if had.name or not event.name else ""
+        self.calls[event.call_id] = ToolCall(
+            id=had.id, name=event.name or had.name, arguments=before + arguments
+        )
+
+    def _give_back(self, text: str) -> None:
+        """A call that other text follows was none."""
+        if text and self.calls:
+            self.calls.clear()
 
     def _take(self, event: TokenEvent) -> str:
         """The text of a delta that isn't known yet: after a snapshot, the stream may begin before it."""
@@ -160,10 +179,7 @@ class Generation:
 
     def fields(self) -> dict[str, Any]:
         """The fields of `Turn` that the stream knows better than anybody."""
-        calls = [
-            *self.tool_calls,
-            *(ToolCall(id=key, name="", arguments=text) for key, text in self.calls.items()),
-        ]
+        calls = [*self.tool_calls, *self.calls.values()]
         known: dict[str, Any] = {
             "text": self.text,
             "status": self.status,
@@ -200,6 +216,13 @@ class Generation:
             loose=True,
         )
         return asked, Turn(id=self.id, role="assistant", client_name=name, loose=True, **self.fields())
+
+
+def _being_written(call: OpenCall | None) -> dict[str, ToolCall]:
+    if call is None:
+        return {}
+    arguments = call.text if call.name is None else call.arguments
+    return {call.id: ToolCall(id=call.id, name=call.name or "", arguments=arguments)}
 
 
 class Generations:

@@ -242,6 +242,11 @@ def test_tool_calls_and_reasoning(pane: ChatPane, stream: Stream, qtbot: QtBot) 
     pane.consume(stream(*asked(), ReasoningDelta(generation_id="g1", text="Let me see", tokens=[])))
     pane.consume(stream(ToolCallDelta(generation_id="g1", call_id="t", text='{"name', tokens=[])))
     assert pane.model.turn(1).tool_calls[0].arguments == '{"name'
+    more = ToolCallDelta(
+        generation_id="g1", call_id="t", text='": …', tokens=[], name="calculator", arguments='{"e'
+    )
+    pane.consume(stream(more))
+    assert pane.model.turn(1).tool_calls == (ToolCall(id="t", name="calculator", arguments='{"e'),)
     pane.consume(stream(ToolCallDone(generation_id="g1", call=call)))
     assert pane.model.turn(1).tool_calls == (call,)
     closed = pane.view.row(1).height
