@@ -59,7 +59,7 @@ def run(options: Options) -> int:
 
 
 def _say(line: str, code: int) -> int:
-    print(line, flush=True)
+    print(line, file=sys.stderr if code else sys.stdout, flush=True)
     return code
 
 

@@ -1,8 +1,10 @@
 """Follow everything that happens, whoever started it, and go on after the app was started anew."""
 
+from contextlib import suppress
+
 from api.client import SyncClient
 
-with SyncClient.discover(name="everything") as client:
+with suppress(KeyboardInterrupt), SyncClient.discover(name="everything") as client:
     for event in client.events(connection=True):
         kind = event["type"]
         if kind in ("connection.lost", "connection.restored", "reset"):

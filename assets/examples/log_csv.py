@@ -3,12 +3,13 @@
 import csv
 import sys
 import time
+from contextlib import suppress
 
 from api.client import SyncClient
 
 with open(sys.argv[1] if len(sys.argv) > 1 else "generations.csv", "a", newline="") as file:
     log = csv.writer(file)
-    with SyncClient.discover(name="log") as client:
+    with suppress(KeyboardInterrupt), SyncClient.discover(name="log") as client:
         client.request("subscribe", events=["generation.queued", "generation.finished"])
         asked = {}
         for event in client.events():

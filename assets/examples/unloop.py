@@ -1,5 +1,7 @@
 """Stop any generation that goes round in circles: the same piece three times in a row, or 24 tokens of it."""
 
+from contextlib import suppress
+
 from api.client import SyncClient
 
 LONGEST = 40
@@ -14,7 +16,7 @@ def loops(tokens):
     return False
 
 
-with SyncClient.discover(name="unloop") as client:
+with suppress(KeyboardInterrupt), SyncClient.discover(name="unloop") as client:
     client.request("subscribe", events=["generation.*"])
     running = {}
     for event in client.events():

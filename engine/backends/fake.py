@@ -209,7 +209,12 @@ class FakeBackend:
         if sampler.n_logprobs is None:
             return Sampled(token)
         first = -0.05 - (self._hashes[sequence][length - 1] >> 8) % 1000 / 1000
-        top = tuple(((token + i * 7) % N_VOCAB, first - 0.5 * i) for i in range(sampler.n_logprobs))
+        # the second has half of what the first leaves, the third half of the second's, and so on
+        others = math.log1p(-math.exp(first))
+        top = tuple(
+            ((token + i * 7) % N_VOCAB, others - i * math.log(2) if i else first)
+            for i in range(sampler.n_logprobs)
+        )
         return Sampled(token, first, top)
 
     def _misbehave(self) -> None:

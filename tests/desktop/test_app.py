@@ -252,6 +252,7 @@ def test_selftest(tmp_path: Path, model: str, code: int, word: str) -> None:
         check=False,
     )
     assert done.returncode == code, done.stderr
-    assert word in done.stdout
-    assert len(done.stdout.splitlines()) == 1
+    assert word in (done.stderr if code else done.stdout)
+    assert len(done.stdout.splitlines()) == (0 if code else 1)
+    assert "Traceback" not in done.stderr
     assert not (tmp_path / "data").exists(), "the user's own home was used"

@@ -64,7 +64,8 @@ def example(app: Serve, name: str, *arguments: str, typed: str | None = None) ->
         yield Script(process, output)
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
-        process.wait(END_LIMIT_S)
+        assert process.wait(END_LIMIT_S) == 0
+        assert "Traceback" not in output.read_text(), "Ctrl-C is the way to leave"
     finally:
         if process.poll() is None:
             process.kill()

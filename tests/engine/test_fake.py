@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import time
@@ -207,6 +208,20 @@ def test_what_a_drawn_token_depends_on() -> None:
     assert goes_on(backend, [7, 8], [*cut[:-1], 99], 5, temperature=0.7) != rest, "an injected token"
     greedy = goes_on(backend, [7, 8], cut, 5, temperature=0)
     assert goes_on(backend, [7, 8], cut, 6, temperature=0, top_k=3) == greedy
+
+
+@given(prompt=st.lists(st.integers(4, fake.N_VOCAB - 1), min_size=1, max_size=8), n=st.integers(0, 20))
+def test_logprobs_are_those_of_a_distribution(prompt: list[int], n: int) -> None:
+    backend = load()
+    sampler = backend.new_sampler(SamplerSpec(SamplingParams(), 1, n_logprobs=n), prompt)
+    backend.decode(whole(prompt))
+    sampled = backend.sample(sampler, len(prompt) - 1)
+    assert sampled.logprob is not None
+    assert len({token for token, _ in sampled.top}) == n
+    logprobs = [logprob for _, logprob in sampled.top]
+    assert logprobs == sorted(logprobs, reverse=True)
+    assert sum(map(math.exp, logprobs)) < 1
+    assert not sampled.top or sampled.top[0] == (sampled.token, sampled.logprob)
 
 
 def test_scripts_go_by_the_position_in_the_answer() -> None:
