@@ -88,10 +88,14 @@ def test_the_sync_package_in_a_loop_of_tools(tmp_path: Path) -> None:
                 )
             kinds += [item.type for item in response.output]
             with api.responses.stream(model="x", input="hi", tools=[CLOCK]) as stream:
+                pieces = [
+                    event.delta for event in stream if event.type == "response.function_call_arguments.delta"
+                ]
                 streamed = stream.get_final_response()
             (call,) = streamed.output
             assert call.type == "function_call"
             assert json.loads(call.arguments) == {"zone": "UTC"}
+            assert "".join(pieces) == call.arguments
         return kinds
 
     async def test() -> None:
