@@ -40,6 +40,7 @@ _inline_parser = MarkdownIt("commonmark", {"html": False, "maxNesting": MAX_NEST
 
 _BARE_LINK = re.compile(r"https?://[^\s<>\"'`|\\^{}\[\]]+")
 _NEWLINES = re.compile(r"\r\n?")
+_ITEM = re.compile(r"(\s*)\d*([-+*.)])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +114,8 @@ class StreamingMarkdown:
         """Complete lines that aren't committed."""
         self._line = ""
         """The last line, still without its end."""
-        self._number: int | None = None
-        """The number of the item that `_open` begins with, where it goes on with a list."""
+        self._before = ""
+        """An item before `_open`, where this goes on with a list: alone it might be something else."""
         if text:
             self.feed(text)
 
@@ -138,20 +139,37 @@ class StreamingMarkdown:
             self._line = text
             units = []
         if self._line or not end:
-            units = _parse(self._open + _NEWLINES.sub("\n", self._line), self._number)
+            units = self._parse(self._open + _NEWLINES.sub("\n", self._line))
         self.tail = [block for unit in units for block in unit.blocks]
 
     def _commit(self) -> list[_Unit]:
         """Commit what complete lines have closed; answers what stays open."""
-        units = _parse(self._open, self._number)
+        units = self._parse(self._open)
         if len(units) < 2:
             return units
         last = units[-1]
         for unit in units[:-1]:
             self.committed += unit.blocks
         self._open = _from_line(self._open, last.line)
-        self._number = last.number if last.continues else None
+        self._before = _item_before(self._open, last.number) if last.continues else ""
         return [last]
+
+    def _parse(self, text: str) -> list[_Unit]:
+        """The units of what isn't committed."""
+        units = _parse(self._before + text)
+        if self._before:
+            del units[0]
+            for unit in units:
+                unit.line -= 1
+        return units
+
+
+def _item_before(text: str, number: int | None) -> str:
+    """A line with an item of the list with whose item `text` begins; `number` is that of the latter."""
+    found = _ITEM.match(text)
+    assert found is not None
+    indent, mark = found.groups()
+    return f"{indent}{'' if number is None else number - 1}{mark} x\n"
 
 
 def _from_line(text: str, line: int) -> str:
@@ -163,11 +181,10 @@ def _from_line(text: str, line: int) -> str:
 
 def parse(text: str) -> list[Block]:
     """The blocks of a whole text."""
-    return [block for unit in _parse(_NEWLINES.sub("\n", text), None) for block in unit.blocks]
+    return [block for unit in _parse(_NEWLINES.sub("\n", text)) for block in unit.blocks]
 
 
-def _parse(text: str, number: int | None) -> list[_Unit]:
-    """Units of `text`; `number` is that of the list item it begins with, where it goes on with a list."""
+def _parse(text: str) -> list[_Unit]:
     units: list[_Unit] = []
     tokens = _parser.parse(text)
     at = 0
@@ -175,7 +192,7 @@ def _parse(text: str, number: int | None) -> list[_Unit]:
         end = _closing(tokens, at)
         token = tokens[at]
         if token.type in ("bullet_list_open", "ordered_list_open"):
-            count = _start(token) if number is None or units else number
+            count = _start(token)
             first = True
             inner = at + 1
             while inner < end:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from desktop.chat.markdown import Span, StreamingMarkdown, parse
@@ -20,6 +20,8 @@ TEXTS = st.one_of(LINES, st.text(alphabet="-*1.# >`|a\n\t ~=:[]()<_+\r", max_siz
 
 
 @settings(max_examples=400, deadline=None)
+@example(text="- a\n- b| 1 |\n|---|:-:|", cuts=[])
+@example(text="3. a\n7) b\n9) c| 1 |\n|---|:-:|\n12) d", cuts=[20])
 @given(text=TEXTS, cuts=st.lists(st.integers(0, 200), max_size=12))
 def test_any_split_gives_the_blocks_of_the_whole(text: str, cuts: list[int]) -> None:
     stream = StreamingMarkdown()
