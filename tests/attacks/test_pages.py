@@ -142,6 +142,7 @@ class Scene:
         seen = self.mark()
         while not generations(seen):
             assert time.monotonic() < end, f"no generation was started: {self.log()}"
+            time.sleep(0.05)  # below the most that a client may publish
             seen += self.mark()
         return seen
 
