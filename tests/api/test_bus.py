@@ -103,6 +103,19 @@ def test_a_merged_frame_says_where_it_begins() -> None:
     assert [t["index"] for t in frame["tokens"]] == [0, 1, 2, 3]
 
 
+def test_merged_pieces_of_a_call_have_all_its_arguments() -> None:
+    bus = EventBus()
+    reader = subscribe(bus, "*")
+    for name, arguments in ((None, ""), ("clock", "{"), ("clock", "}"), ("clock", "")):
+        event = ToolCallDelta(
+            generation_id="g", call_id="t", text="x", tokens=[], name=name, arguments=arguments
+        )
+        bus.publish(event)
+    (envelope,) = reader.drain()
+    frame = json.loads(envelope.encode())
+    assert (frame["name"], frame["arguments"], frame["text"]) == ("clock", "{}", "xxxx")
+
+
 def test_what_stands_between_keeps_deltas_apart() -> None:
     bus = EventBus()
     reader = subscribe(bus, "*")

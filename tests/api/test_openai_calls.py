@@ -222,3 +222,42 @@ def test_a_call_that_breaks_off_is_an_error_in_the_stream_and_text_in_a_whole_an
             assert caught.value.code == "invalid_output"
 
     run(test())
+
+
+@pytest.mark.parametrize("way", ("chat", "responses"))
+def test_no_piece_is_lost_or_doubled_over_a_workers_death(way: str, tmp_path: Path) -> None:
+    text = '<tool_call>\n{"name": "clock", "arguments": {"zone": "Europe/Oslo", "n": [1, 2]}}\n</tool_call>'
+    arguments = '{"zone": "Europe/Oslo", "n": [1, 2]}'
+    dies_at = text.index("Oslo") + 2
+
+    async def chat(api: AsyncOpenAI) -> str:
+        create: Any = api.chat.completions.create
+        stream = await create(model="x", messages=HI, tools=[TOOL], stream=True)
+        choices = [chunk.choices[0] async for chunk in stream]
+        parts = [part for choice in choices for part in choice.delta.tool_calls or ()]
+        assert choices[-1].finish_reason == "tool_calls"
+        return "".join(part.function.arguments for part in parts)
+
+    async def responses(api: AsyncOpenAI) -> str:
+        flat: Any = [{"type": "function", "strict": False, **TOOL["function"]}]
+        stream = await api.responses.create(model="x", input="hi", tools=flat, stream=True)
+        pieces = [event.delta async for event in stream if event.type.endswith("arguments.delta")]
+        return "".join(pieces)
+
+    async def test() -> None:
+        model = f"fake:bytes=1,delay_ms=2,abort_after={dies_at},script={quote(text)}"
+        async with (
+            app(tmp_path, model) as core,
+            AsyncOpenAI(base_url=core.base_url, api_key=TOKEN) as api,
+            client(core) as wire,
+        ):
+            await wire.command("subscribe", events=["generation.*"])
+            assert await (chat(api) if way == "chat" else responses(api)) == arguments
+            finished = await wire.event("generation.finished")
+            (recovered,) = (frame for frame in wire.frames if frame["type"] == "generation.recovered")
+            assert recovered["at_token"] == dies_at
+            deltas = [frame for frame in wire.frames if frame["type"] == "generation.tool_call.delta"]
+            assert "".join(frame["arguments"] for frame in deltas) == arguments
+            assert finished["tool_calls"][0]["arguments"] == arguments
+
+    run(test())

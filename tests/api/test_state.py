@@ -101,10 +101,13 @@ def test_a_generation_grows_with_its_events() -> None:
             ReasoningDelta(generation_id="g", text="hm", tokens=[token(0, 11.0)]),
             GenerationDelta(generation_id="g", text="Hel", tokens=[token(1, 11.5)]),
             GenerationDelta(generation_id="g", text="lo", tokens=[]),
-            ToolCallDelta(generation_id="g", call_id="t", text="{", tokens=[token(2, 12.0)]),
-            ToolCallDone(generation_id="g", call=call),
+            ToolCallDelta(generation_id="g", call_id="t", text="<", tokens=[token(2, 12.0)]),
+            ToolCallDelta(generation_id="g", call_id="t", text="{", tokens=[], name="clock", arguments="{"),
         ]
     )
+    assert only(state)["open_call"] == {"id": "t", "name": "clock", "text": "<{", "arguments": "{"}
+    bus.publish(ToolCallDone(generation_id="g", call=call))
+    assert only(state)["open_call"] is None
     shown = only(state)
     assert (shown["state"], shown["prompt_done"], shown["prompt_total"]) == ("running", 5, 7)
     assert (shown["text"], shown["reasoning"], shown["completion_tokens"]) == ("Hello", "hm", 3)
