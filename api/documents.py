@@ -8,6 +8,7 @@ from pathlib import Path
 
 from websockets.datastructures import Headers
 
+from api.heads import combined
 from api.http import Answer
 
 SCHEMA_PATH = "/v1/schema"
@@ -31,7 +32,7 @@ def answer(path: str, headers: Headers) -> Answer:
     name, content_type = FILES[path]
     text, tag = load(name)
     caching = (("ETag", tag), ("Cache-Control", "private, no-cache"))
-    known = {each.strip().removeprefix("W/") for each in headers.get("If-None-Match", "").split(",")}
+    known = {each.strip().removeprefix("W/") for each in combined(headers, "If-None-Match").split(",")}
     if tag in known or "*" in known:
         return Answer(304, b"", content_type, caching)
     return Answer(200, text, content_type, caching)

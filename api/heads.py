@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+from websockets.datastructures import Headers
+
 MAX_HEADERS = 100
 MAX_LINE_BYTES = 8192
 """Of a header; the request line has a limit of its own."""
@@ -43,3 +45,8 @@ def problem(head: bytes) -> tuple[int, str] | None:
     if b"transfer-encoding" in names and (b"content-length" in names or request_line.endswith(b"/1.0")):
         return 400, "Transfer-Encoding goes with HTTP/1.1, and without Content-Length"
     return None
+
+
+def combined(headers: Headers, name: str) -> str:
+    """A header's value; where it stands several times, all of them with commas between. Empty without any."""
+    return ", ".join(headers.get_all(name))

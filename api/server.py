@@ -24,6 +24,7 @@ from api.bus import EventBus
 from api.clients import Clients
 from api.guard import Guard, Refusal, Visitor
 from api.handshake import Connection, as_response
+from api.heads import combined
 from api.http import HttpConnection, error_answer
 from api.permissions import OWNER, PERMISSIONS, Grant, path_refusal
 from api.pump import Pump
@@ -238,7 +239,7 @@ class LiveServer:
 
     async def _handle_responses(self, connection: Connection, visitor: Visitor) -> None:
         assert connection.request is not None
-        name = connection.request.headers.get("User-Agent", "")
+        name = combined(connection.request.headers, "User-Agent")
         client = self._clients.connect(name, "responses", grant=visitor.grant)
         session = ResponsesSocket(self, self.routes.hub, connection, client)
         self._sessions.add(session)

@@ -12,6 +12,7 @@ from api import protocol
 from api.backpressure import PORTION_BYTES
 from api.bus import EventBus
 from api.clients import Client, Clients
+from api.heads import combined
 from api.http import Exchange, Request
 from engine.events import GenerationEvent, GenerationFinished
 from engine.types import Origin
@@ -25,7 +26,7 @@ Batch = list[tuple[int, GenerationEvent]]
 
 def client_name(request: Request) -> str:
     """How the client calls itself: its `User-Agent`, e.g. `OpenAI/Python 3.52.0`."""
-    return request.headers.get("User-Agent", "")
+    return combined(request.headers, "User-Agent")
 
 
 class Feed:
