@@ -1,6 +1,8 @@
 """Calls of functions in a stream: arguments come as the model writes them, and are the whole call's."""
 
+import asyncio
 import json
+from collections.abc import Callable, Coroutine
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -224,25 +226,32 @@ def test_a_call_that_breaks_off_is_an_error_in_the_stream_and_text_in_a_whole_an
     run(test())
 
 
-@pytest.mark.parametrize("way", ("chat", "responses"))
-def test_no_piece_is_lost_or_doubled_over_a_workers_death(way: str, tmp_path: Path) -> None:
-    text = '<tool_call>\n{"name": "clock", "arguments": {"zone": "Europe/Oslo", "n": [1, 2]}}\n</tool_call>'
+async def arguments_by_chat(api: AsyncOpenAI) -> str:
+    create: Any = api.chat.completions.create
+    stream = await create(model="x", messages=HI, tools=[TOOL], stream=True)
+    choices = [chunk.choices[0] async for chunk in stream]
+    parts = [part for choice in choices for part in choice.delta.tool_calls or ()]
+    assert choices[-1].finish_reason == "tool_calls"
+    return "".join(part.function.arguments for part in parts)
+
+
+async def arguments_by_responses(api: AsyncOpenAI) -> str:
+    flat: Any = [{"type": "function", "strict": False, **TOOL["function"]}]
+    stream = await api.responses.create(model="x", input="hi", tools=flat, stream=True)
+    events: list[Any] = [event async for event in stream]
+    assert events[-1].type == "response.completed"
+    return "".join(event.delta for event in events if event.type.endswith("arguments.delta"))
+
+
+WAYS = pytest.mark.parametrize("way", (arguments_by_chat, arguments_by_responses))
+Way = Callable[[AsyncOpenAI], Coroutine[Any, Any, str]]
+
+
+@WAYS
+def test_no_piece_is_lost_or_doubled_over_a_workers_death(way: Way, tmp_path: Path) -> None:
     arguments = '{"zone": "Europe/Oslo", "n": [1, 2]}'
+    text = f'<tool_call>\n{{"name": "clock", "arguments": {arguments}}}\n</tool_call>'
     dies_at = text.index("Oslo") + 2
-
-    async def chat(api: AsyncOpenAI) -> str:
-        create: Any = api.chat.completions.create
-        stream = await create(model="x", messages=HI, tools=[TOOL], stream=True)
-        choices = [chunk.choices[0] async for chunk in stream]
-        parts = [part for choice in choices for part in choice.delta.tool_calls or ()]
-        assert choices[-1].finish_reason == "tool_calls"
-        return "".join(part.function.arguments for part in parts)
-
-    async def responses(api: AsyncOpenAI) -> str:
-        flat: Any = [{"type": "function", "strict": False, **TOOL["function"]}]
-        stream = await api.responses.create(model="x", input="hi", tools=flat, stream=True)
-        pieces = [event.delta async for event in stream if event.type.endswith("arguments.delta")]
-        return "".join(pieces)
 
     async def test() -> None:
         model = f"fake:bytes=1,delay_ms=2,abort_after={dies_at},script={quote(text)}"
@@ -252,12 +261,48 @@ def test_no_piece_is_lost_or_doubled_over_a_workers_death(way: str, tmp_path: Pa
             client(core) as wire,
         ):
             await wire.command("subscribe", events=["generation.*"])
-            assert await (chat(api) if way == "chat" else responses(api)) == arguments
+            assert await way(api) == arguments
             finished = await wire.event("generation.finished")
             (recovered,) = (frame for frame in wire.frames if frame["type"] == "generation.recovered")
             assert recovered["at_token"] == dies_at
             deltas = [frame for frame in wire.frames if frame["type"] == "generation.tool_call.delta"]
             assert "".join(frame["arguments"] for frame in deltas) == arguments
             assert finished["tool_calls"][0]["arguments"] == arguments
+
+    run(test())
+
+
+@WAYS
+def test_a_rewind_into_a_call_that_comes_again_is_not_noticed(way: Way, tmp_path: Path) -> None:
+    arguments = json.dumps({"zone": "Europe/Oslo " * 30})
+    text = f'<tool_call>\n{{"name": "clock", "arguments": {arguments}}}\n</tool_call>'
+
+    async def test() -> None:
+        async with (
+            app(tmp_path, f"fake:bytes=1,delay_ms=12,script={quote(text)}") as core,
+            AsyncOpenAI(base_url=core.base_url, api_key=TOKEN) as api,
+            client(core) as wire,
+        ):
+            await wire.command("subscribe", events=["generation.*"])
+            asked = asyncio.create_task(way(api))
+            enough = text.index("Oslo")
+            begun = await wire.until(
+                lambda frame: any(token["index"] == enough for token in frame.get("tokens", ()))
+            )
+            key = begun["generation_id"]
+            await wire.command("pause", generation_id=key)
+            await wire.command("rewind", generation_id=key, tokens=4)
+            rewound = await wire.event("generation.rewound")
+            await wire.command("resume", generation_id=key)
+            assert await asked == arguments
+            left = rewound["open_call"]
+            assert left["name"] == "clock"
+            assert arguments.startswith(left["arguments"])
+            after = [
+                frame["arguments"]
+                for frame in wire.frames
+                if frame["type"] == "generation.tool_call.delta" and frame["seq"] > rewound["seq"]
+            ]
+            assert left["arguments"] + "".join(after) == arguments
 
     run(test())
