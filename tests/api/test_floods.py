@@ -513,6 +513,7 @@ def test_a_long_replay_may_be_read_slowly(tmp_path: Path, monkeypatch: pytest.Mo
     """Longer than any answer to a ping could take that waits behind it."""
     monkeypatch.setattr(outbox, "PING_S", 0.2)
     monkeypatch.setattr(outbox, "PONG_S", 4.0)
+    monkeypatch.setattr("api.server.SWEEP_S", 0.05)  # a slow app, too, sees that something waits, and leaves
     n = 8_000
 
     def read(core: Core) -> int:
