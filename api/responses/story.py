@@ -9,12 +9,12 @@ told as done, or what was told as a call turns out to be none, the response has 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from api.openai import answers
 from api.openai.calls import BROKEN_OFF, REWOUND, ToldCall
 from api.responses import errors
+from api.responses.written import Kind, WrittenCall, WrittenText
 from engine.errors import ErrorInfo
 from engine.events import (
     GenerationDelta,
@@ -26,10 +26,9 @@ from engine.events import (
     ToolCallDelta,
     ToolCallDone,
 )
-from engine.types import Token, ToolCall
+from engine.types import Token
 
 WireEvent = dict[str, Any]
-Kind = Literal["message", "reasoning"]
 
 _STATUS = {
     "stop": "completed",
@@ -46,71 +45,6 @@ _TERMINALS = {
     "failed": "response.failed",
 }
 _TEXTS = GenerationDelta | ReasoningDelta
-
-
-@dataclass(slots=True)
-class _Text:
-    """A message or a piece of reasoning, being written or done."""
-
-    kind: Kind
-    item_id: str
-    index: int
-    texts: list[str] = field(default_factory=list)
-    logprobs: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
-    """Of each token of the text, with its index."""
-    status: str = "in_progress"
-
-    @property
-    def text(self) -> str:
-        if len(self.texts) > 1:
-            self.texts = ["".join(self.texts)]
-        return self.texts[0] if self.texts else ""
-
-    @property
-    def told_logprobs(self) -> list[dict[str, Any]]:
-        return [told for _, told in self.logprobs]
-
-    def part(self) -> dict[str, Any]:
-        if self.kind == "reasoning":
-            return {"type": "reasoning_text", "text": self.text}
-        return {
-            "type": "output_text",
-            "text": self.text,
-            "annotations": [],
-            "logprobs": self.told_logprobs,
-        }
-
-    def item(self, *, empty: bool = False) -> dict[str, Any]:
-        content = [] if empty else [self.part()]
-        head = {"id": self.item_id, "type": self.kind, "status": self.status}
-        if self.kind == "reasoning":
-            return {**head, "summary": [], "content": content}
-        return {**head, "role": "assistant", "content": content}
-
-
-@dataclass(slots=True)
-class _Call:
-    """A call, being written or done."""
-
-    item_id: str
-    index: int
-    call_id: str
-    call: ToldCall
-    status: str = "in_progress"
-
-    @property
-    def whole(self) -> ToolCall:
-        return ToolCall(id=self.call_id, name=self.call.name, arguments=self.call.told)
-
-    def item(self, *, empty: bool = False) -> dict[str, Any]:
-        return {
-            "id": self.item_id,
-            "type": "function_call",
-            "status": self.status,
-            "call_id": self.call_id,
-            "name": self.call.name,
-            "arguments": "" if empty else self.call.told,
-        }
 
 
 class Story:
@@ -139,7 +73,7 @@ class Story:
         self._prewarm = prewarm
         self._next = 0
         self._status = "in_progress"
-        self._items: list[_Text | _Call] = []
+        self._items: list[WrittenText | WrittenCall] = []
         self._reasoning_tokens: list[int] = []
         self._given_back = self._rewound = False
         self._end: GenerationFinished | None = None
@@ -196,7 +130,7 @@ class Story:
                 yield from self._grow("message", event.text, event.tokens)
             case ToolCallDelta() if self._told and event.name and event.arguments:
                 item = self._open
-                had = item.call.arguments if isinstance(item, _Call) else ""
+                had = item.call.arguments if isinstance(item, WrittenCall) else ""
                 yield from self._call(event.call_id, event.name, had + event.arguments)
             case ToolCallDone():
                 yield from self._call(event.call.id, event.call.name, event.call.arguments)
@@ -228,14 +162,14 @@ class Story:
         if not text:
             return
         item = self._open
-        if isinstance(item, _Call):
+        if isinstance(item, WrittenCall):
             self._given_back = True  # its text isn't told a second time
             if tokens:  # it isn't the end that cuts it short
                 yield from self._break_off()
             return
         if item is None or item.kind != kind:
             yield from self._close()
-            item = _Text(kind, self._new_id("msg" if kind == "message" else "rs"), len(self._items))
+            item = WrittenText(kind, self._new_id("msg" if kind == "message" else "rs"), len(self._items))
             self._items.append(item)
             yield from self._begin(item)
         item.texts.append(text)
@@ -253,14 +187,14 @@ class Story:
         return list(zip(indices, answers.token_logprobs(tokens), strict=True))
 
     @property
-    def _open(self) -> _Text | _Call | None:
+    def _open(self) -> WrittenText | WrittenCall | None:
         """The item that is being written."""
         last = self._items[-1] if self._items else None
         return last if last is not None and last.status == "in_progress" else None
 
-    def _begin(self, item: _Text | _Call) -> Iterator[WireEvent]:
+    def _begin(self, item: WrittenText | WrittenCall) -> Iterator[WireEvent]:
         yield self._event("response.output_item.added", output_index=item.index, item=item.item(empty=True))
-        if isinstance(item, _Call):
+        if isinstance(item, WrittenCall):
             return
         yield self._event(
             "response.content_part.added",
@@ -275,7 +209,7 @@ class Story:
         if item is None:
             return
         item.status = status
-        if isinstance(item, _Call):
+        if isinstance(item, WrittenCall):
             done = {"name": item.call.name, "arguments": item.call.told}
             yield self._of_call(item, "done", **done)
             yield self._event("response.output_item.done", output_index=item.index, item=item.item())
@@ -293,21 +227,21 @@ class Story:
         )
         yield self._event("response.output_item.done", output_index=item.index, item=item.item())
 
-    def _of_part(self, item: _Text, what: str, **fields: Any) -> WireEvent:
+    def _of_part(self, item: WrittenText, what: str, **fields: Any) -> WireEvent:
         part = "output_text" if item.kind == "message" else "reasoning_text"
         place = {"item_id": item.item_id, "output_index": item.index, "content_index": 0}
         return self._event(f"response.{part}.{what}", **place, **fields)
 
-    def _of_call(self, item: _Call, what: str, **fields: Any) -> WireEvent:
+    def _of_call(self, item: WrittenCall, what: str, **fields: Any) -> WireEvent:
         place = {"item_id": item.item_id, "output_index": item.index}
         return self._event(f"response.function_call_arguments.{what}", **place, **fields)
 
     def _call(self, call_id: str, name: str, arguments: str) -> Iterator[WireEvent]:
         """A call with its arguments so far."""
         item = self._open
-        if not isinstance(item, _Call):
+        if not isinstance(item, WrittenCall):
             yield from self._close()
-            item = _Call(self._new_id("fc"), len(self._items), call_id, ToldCall(name))
+            item = WrittenCall(self._new_id("fc"), len(self._items), call_id, ToldCall(name))
             self._items.append(item)
             yield from self._begin(item)
         rest = item.call.stand(name, arguments) if call_id == item.call_id else None
@@ -328,16 +262,16 @@ class Story:
         self._rewound = True
         item = self._open
         done = [one for one in self._items if one is not item]
-        calls = [one.whole for one in done if isinstance(one, _Call)]
+        calls = [one.whole for one in done if isinstance(one, WrittenCall)]
         rest = {"message": event.text, "reasoning": event.reasoning}
         holds = event.tool_calls == calls
         for one in done:
-            if isinstance(one, _Text):
+            if isinstance(one, WrittenText):
                 holds &= rest[one.kind].startswith(one.text)
                 rest[one.kind] = rest[one.kind][len(one.text) :]
-        left = rest.pop(item.kind) if isinstance(item, _Text) else ""
+        left = rest.pop(item.kind) if isinstance(item, WrittenText) else ""
         if holds and not any(rest.values()):
-            if isinstance(item, _Call):  # the same call may come again
+            if isinstance(item, WrittenCall):  # the same call may come again
                 same = event.open_call is not None and event.open_call.id == item.call_id
                 item.call.arguments = event.open_call.arguments if event.open_call and same else ""
             elif item is not None:
@@ -367,10 +301,10 @@ class Story:
             # a template may refuse what isn't a whole question yet: then there is nothing to keep warm
             status, self._error = "completed", None
         elif not self._items and status in ("completed", "incomplete") and not self._prewarm:
-            item = _Text("message", self._new_id("msg"), 0)  # an answer of no text is an answer, too
+            item = WrittenText("message", self._new_id("msg"), 0)  # an answer of no text is an answer, too
             self._items.append(item)
             yield from self._begin(item)
-        if status == "completed" and isinstance(self._open, _Call):
+        if status == "completed" and isinstance(self._open, WrittenCall):
             yield from self._break_off()
             return
         yield from self._close("completed" if status == "completed" else "incomplete")
