@@ -30,8 +30,12 @@ def check(source: str, limit: int = MAX_SOURCE, *, stressed: bool = True) -> Rul
     nullable = _nullable(rules)
     order = _innermost_first(rules, nullable)
     _check_openings(rules, nullable, order)
-    if rules.root not in _ending(rules):
+    ending = _ending(rules)
+    if rules.root not in ending:
         refuse("no answer could ever be complete: root always needs another root")
+    if endless := _used(rules) - ending:
+        name = next((rules.names[number] for number in sorted(endless) if number in rules.names), "a group")
+        refuse(f"an answer with {name} in it could never be complete: it always needs another one")
     if not stressed:
         return rules
     try:
@@ -61,6 +65,20 @@ def _nullable(rules: Rules) -> set[int]:
 def _ending(rules: Rules) -> set[int]:
     """The rules that some finite text fulfils."""
     return _closed(rules, characters=True)
+
+
+def _used(rules: Rules) -> set[int]:
+    """The rules that an answer can have in it."""
+    found = {rules.root}
+    todo = [rules.root]
+    while todo:
+        for position in rules.alternatives[todo.pop()]:
+            while (element := rules.elements[position]) is not None:
+                if isinstance(element, int) and element not in found:
+                    found.add(element)
+                    todo.append(element)
+                position += 1
+    return found
 
 
 def _closed(rules: Rules, *, characters: bool) -> set[int]:

@@ -63,7 +63,8 @@ def finished(writer: Writer, root: str, path: str, *, stressed: bool) -> str:
     except TokenglassError as error:
         reason = str(error).removeprefix("grammar: ")
         if "complete" in reason:
-            reason = "no answer could ever be complete, since something required refers to itself"
+            which = "no answer could ever" if reason.startswith("no answer") else "some answers could never"
+            reason = f"{which} be complete, since something required refers to itself"
         elif "left recursion" in reason:
             reason = "a reference leads back to itself with nothing between"
         raise TokenglassError("invalid_argument", f"{path}: can't be enforced: {reason}", path=path) from None

@@ -165,6 +165,8 @@ def test_what_kills_llama_cpp_is_refused_at_once(source: str, reason: str) -> No
         ("root ::= [a] {2000} [b]{2000}{2}", "line 1, column 33: repeated more than 2000 times"),
         ('root ::= "a" root', "no answer could ever be complete"),
         ('root ::= a | b\na ::= "x" b\nb ::= "y" a', "no answer could ever be complete"),
+        ('root ::= "x" | a\na ::= "y" b\nb ::= "z" a', "with a in it could never be complete"),
+        ('root ::= ("x" | [y] inner?)*\ninner ::= "<" inner ">"', "with inner in it could never be complete"),
         ("root ::= [a]\n" + "#" * MAX_SOURCE, "are more than 65536"),
         ("root ::= " + "([a]{0,2000})" * 11, f"more than {MAX_RULES} rules"),
     ),
@@ -326,7 +328,7 @@ def mutated(text: str, dice: random.Random) -> str:
         "é",
         "\U0001f600",
     ]
-    for _ in range(dice.randint(1, 4)):
+    for _ in range(dice.choice((1, 1, 2, 4))):  # of more changes hardly one in twenty is taken
         a, b = sorted(dice.randrange(len(text) + 1) for _ in range(2))
         b = min(b, a + dice.choice((1, 3, 30)))
         text = dice.choice(

@@ -403,6 +403,14 @@ AMBIGUOUS = {
         ({"anyOf": [{"$ref": "#"}, {"const": 1}]}, "", "a reference leads back to itself"),
         ({"allOf": [{"$ref": "#"}], "minimum": 1}, ".allOf.0.$ref.allOf.0.$ref", "lead back to"),
         ({"properties": {"a": {"$ref": "#"}}, "required": ["a"]}, "", "no answer could ever be complete"),
+        (
+            {
+                "properties": {"a": {"anyOf": [{"const": 1}, {"$ref": "#/$defs/endless"}]}},
+                "$defs": {"endless": {"properties": {"b": {"$ref": "#/$defs/endless"}}, "required": ["b"]}},
+            },
+            "",
+            "some answers could never be complete",
+        ),
         (AMBIGUOUS, "", "too ambiguous"),
     ),
 )
