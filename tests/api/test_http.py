@@ -9,7 +9,7 @@ import pytest
 from api import http
 from api.core import Core
 from api.guard import METHODS
-from tests.api.harness import HI, SLOW, TOKEN, app, client, eventually, run
+from tests.api.harness import ENDLESS, HI, TOKEN, app, client, eventually, run
 
 BEARER = f"Authorization: Bearer {TOKEN}\r\n"
 ORIGIN = "http://localhost:3000"
@@ -161,19 +161,21 @@ def test_slow_clients_are_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     async def test() -> None:
         async with app(tmp_path) as core:
-            silent, slow_head, slow_body, idle = [await Raw.open(core) for _ in range(4)]
+            silent, slow_head = await Raw.open(core), await Raw.open(core)
             slow_head.send("GET /health HT")
+            slow_body = await Raw.open(core)
             slow_body.send(f"{HEALTH}Content-Length: 100\r\n\r\nabc")
             assert (await slow_body.answer())[0] == 408
+            idle, dripping = await Raw.open(core), await Raw.open(core)
             idle.send(f"{HEALTH}\r\n")
-            assert (await idle.answer())[0] == 200
-            dripping = await Raw.open(core)
             dripping.send(f"{HEALTH}\r\n")
-            assert (await dripping.answer())[0] == 200
-            for _ in range(200):
+            for raw in (idle, dripping):
+                assert (await raw.answer())[0] == 200
+            dripping.send("G")
+            for _ in range(500):
                 if dripping.reader.at_eof() or dripping.writer.transport.is_closing():
                     break
-                dripping.send("G" if _ == 0 else "X")
+                dripping.send("X")
                 await asyncio.sleep(0.02)
             else:
                 pytest.fail("a head may not come for ever")
@@ -258,7 +260,7 @@ def test_the_number_of_connections_is_limited(tmp_path: Path, monkeypatch: pytes
     chat += f"Content-Length: {len(body)}\r\n\r\n{body}"
 
     async def test() -> None:
-        async with app(tmp_path, SLOW) as core:
+        async with app(tmp_path, ENDLESS) as core:
             held: list[Raw] = []
             for _ in range(3):  # who only waits goes, oldest first
                 held.append(await Raw.open(core))

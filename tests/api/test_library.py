@@ -2,7 +2,6 @@ import asyncio
 import json
 import os
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +33,8 @@ def ids(library: Library) -> list[str]:
 
 
 def code(action: Any, *arguments: Any) -> str:
-    start = time.monotonic()
     with pytest.raises(TokenglassError) as caught:
         action(*arguments)
-    assert time.monotonic() - start < 10
     assert caught.value.info.message
     return caught.value.code
 
@@ -154,6 +151,7 @@ def test_bad_files_are_refused_and_listed_with_their_error(paths: Paths, library
 
 
 def test_things_that_are_no_files(library: Library, tmp_path: Path) -> None:
+    """Refused without waiting for what a pipe or a device never gives: else this would not end."""
     fifo, empty, folder = tmp_path / "f.gguf", tmp_path / "e.gguf", tmp_path / "d.gguf"
     os.mkfifo(fifo)
     empty.touch()

@@ -10,6 +10,7 @@ from websockets.exceptions import ConnectionClosedError
 
 from api import protocol
 from tests.api.harness import (
+    ENDLESS,
     HI,
     SLOW,
     TOKEN,
@@ -185,7 +186,7 @@ def test_a_large_command_is_taken(tmp_path: Path) -> None:
 
 def test_cancel_and_ping_pass_a_crowd_of_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def test() -> None:
-        async with app(tmp_path, SLOW) as core, client(core) as wire:
+        async with app(tmp_path, ENDLESS) as core, client(core) as wire:
             generation = await wire.generate()
             blocked = asyncio.Event()
             find = core.history.list
@@ -198,11 +199,10 @@ def test_cancel_and_ping_pass_a_crowd_of_commands(tmp_path: Path, monkeypatch: p
             crowd = [await wire.send("conversations.list") for _ in range(protocol.MAX_UNANSWERED)]
             refused = await wire.reply(await wire.send("conversations.list"))
             assert refused["error"]["code"] == "busy"
-            asked_t = time.monotonic()
+            # the crowd waits for what comes below: whoever had to wait for it would wait for ever
             await wire.command("ping")
             await wire.command("cancel", generation_id=generation)
             assert (await wire.finished(generation))["finish_reason"] == "cancelled"
-            assert time.monotonic() - asked_t < 5
             with pytest.raises(CommandError, match="busy"):
                 await wire.command("subscribe", events=["log"])
             blocked.set()
@@ -215,7 +215,7 @@ def test_cancel_and_ping_pass_a_crowd_of_commands(tmp_path: Path, monkeypatch: p
 
 def test_cancel(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, SLOW) as core, client(core) as wire, client(core) as other:
+        async with app(tmp_path, ENDLESS) as core, client(core) as wire, client(core) as other:
             generation = await wire.generate()
             await wire.event("generation.delta")
             assert await other.command("cancel", generation_id=generation) == {"state": "cancelling"}
@@ -287,8 +287,10 @@ def test_a_key_keeps_the_client(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("choice", "reason"), (("cancel", "cancelled"), ("continue", "stop")))
 def test_on_disconnect(tmp_path: Path, choice: str, reason: str) -> None:
+    model = ENDLESS if choice == "cancel" else "fake:tokens=60,delay_ms=5"
+
     async def test() -> None:
-        async with app(tmp_path, "fake:tokens=60,delay_ms=5") as core, client(core) as watcher:
+        async with app(tmp_path, model) as core, client(core) as watcher:
             await watcher.command("subscribe", events=["generation.finished", "client.*"])
             async with client(core) as wire:
                 generation = await wire.generate(on_disconnect=choice)
@@ -337,9 +339,10 @@ def test_a_bug_in_a_command_is_answered_and_logged(
     assert "secret details" in caplog.text
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_a_client_that_waits_for_the_end_sees_it(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, SLOW) as core:
+        async with app(tmp_path, ENDLESS) as core:
             connection = await connect(f"{core.url}?token={TOKEN}", proxy=None)
             wire = Wire(connection)
             generation = await wire.generate()

@@ -10,17 +10,19 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 SCENARIO = """
-import asyncio, socket, sys, time
+import asyncio, socket, sys
 from pathlib import Path
 
 import PySide6.QtWidgets as widgets
 from qasync import QEventLoop
 
+from api import server
 from engine.events import LogLine
 from tests.api.harness import TOKEN, app, client, eventually
 
 
 async def stuck_client(core):
+    '''One that has been told that its subscription holds, and reads nothing after that.'''
     port = int(core.url.split(":")[2].split("/")[0])
     raw = socket.socket()
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -35,6 +37,9 @@ async def stuck_client(core):
     await asyncio.get_running_loop().sock_sendall(
         raw, head.encode() + bytes((0x81, 0x80 | len(subscribe))) + b"\\0\\0\\0\\0" + subscribe
     )
+    told = b""
+    while b'"reply"' not in told:
+        told += await asyncio.get_running_loop().sock_recv(raw, 4096)
     return raw
 
 
@@ -80,19 +85,16 @@ async def scenario(home):
             assert (await wire.finished(third))["finish_reason"] == "length"
 
             raw = await stuck_client(core)
-            await asyncio.sleep(0.3)
             while not any(f["reason"] == "slow" for f in watcher.events("client.disconnected")):
                 flood(core, 200)
                 await wire.command("ping")
             raw.close()
 
             stuck = [await stuck_client(core) for _ in range(3)]
-            await asyncio.sleep(0.3)
             flood(core, 1500)
             await wire.command("ping")
-            leaving_t = time.monotonic()
+            server.GOODBYE_S = 1000.0  # readers have all the time; others aren't waited for
             await core._stop()
-            assert time.monotonic() - leaving_t < 2.0, time.monotonic() - leaving_t
             await eventually(lambda: wire.closed)
             assert wire.connection.close_code == 1001
             for raw in stuck:
@@ -103,7 +105,7 @@ async def scenario(home):
 qt = widgets.QApplication([])
 qt.setQuitOnLastWindowClosed(False)
 with asyncio.Runner(loop_factory=lambda: QEventLoop(qt)) as runner:
-    runner.run(asyncio.wait_for(scenario(Path(sys.argv[1])), 60))
+    runner.run(asyncio.wait_for(scenario(Path(sys.argv[1])), 200))
 """
 
 
@@ -116,7 +118,7 @@ def test_the_core_runs_alike_on_both_loops(tmp_path: Path, loop: str) -> None:
             text[: text.index("qt = widgets")]
             .replace("import PySide6.QtWidgets as widgets\n", "")
             .replace("from qasync import QEventLoop\n", "")
-            + "asyncio.run(asyncio.wait_for(scenario(Path(sys.argv[1])), 60))\n"
+            + "asyncio.run(asyncio.wait_for(scenario(Path(sys.argv[1])), 200))\n"
         )
     lines = text.splitlines()
     start = next(n for n, line in enumerate(lines) if line.startswith(("qt = ", "asyncio.run(")))
@@ -132,7 +134,7 @@ def test_the_core_runs_alike_on_both_loops(tmp_path: Path, loop: str) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
         check=False,
     )
     assert done.stdout == "all is well\n", done.stderr

@@ -19,7 +19,7 @@ from engine.events import (
     GpuMetrics,
     SystemMetrics,
 )
-from tests.api.harness import TOKEN, app, client, run
+from tests.api.harness import TOKEN, WAIT_S, app, client, run
 
 LINE = re.compile(r'(tokenglass_[a-z_]+)(?:\{((?:[a-z_]+="(?:[^"\\\n]|\\.)*",?)*)\})? (\S+)')
 
@@ -107,7 +107,7 @@ def test_a_running_app(tmp_path: Path) -> None:
         async with (
             app(tmp_path, "fake:tokens=30,slots=2") as core,
             client(core) as wire,
-            httpx2.AsyncClient(headers={"Authorization": f"Bearer {TOKEN}"}) as http,
+            httpx2.AsyncClient(headers={"Authorization": f"Bearer {TOKEN}"}, timeout=WAIT_S) as http,
         ):
             for _ in range(3):
                 await wire.finished(await wire.generate())

@@ -55,7 +55,7 @@ def refused(path: Path, *words: str, version: int | None = None) -> TokenglassEr
     start = time.monotonic()
     with pytest.raises(TokenglassError) as caught:
         open_database(path)
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 60
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
     assert caught.value.code == "storage"
     assert caught.value.info.hint

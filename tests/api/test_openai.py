@@ -16,7 +16,7 @@ from openai import AsyncOpenAI, OpenAI
 
 from api import backpressure
 from api.core import Core
-from tests.api.harness import HI, SLOW, TOKEN, Wire, app, client, eventually, run
+from tests.api.harness import ENDLESS, HI, TOKEN, Wire, app, client, eventually, run
 
 STARTER = str(Path(__file__).resolve().parents[2] / "assets" / "starter" / "starter.gguf")
 MESSAGES: Any = HI
@@ -353,16 +353,16 @@ def test_the_sync_package_and_twenty_at_once(tmp_path: Path) -> None:
 
 def test_closing_a_stream_ends_the_generation(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, SLOW) as core, user(core) as api, watched(core) as wire:
+        async with app(tmp_path, ENDLESS) as core, user(core) as api, watched(core) as wire:
             stream = await api.chat.completions.create(model="x", messages=MESSAGES, stream=True, n=2)
             async for chunk in stream:
                 if chunk.choices[0].delta.content:
                     break
             await stream.close()
-            for queued in [frame for frame in wire.frames if frame["type"] == "generation.queued"]:
+            await eventually(lambda: len(wire.events("generation.queued")) == 2)
+            for queued in wire.events("generation.queued"):
                 end = await wire.finished(queued["generation_id"])
                 assert end["finish_reason"] == "cancelled"
-                assert end["usage"]["completion_tokens"] < 400
             gone = await wire.event("client.disconnected")
             assert gone["reason"] == "lost"
 
@@ -371,8 +371,7 @@ def test_closing_a_stream_ends_the_generation(tmp_path: Path) -> None:
 
 def test_a_full_queue_is_a_rate_limit_and_leaves_nothing_behind(tmp_path: Path) -> None:
     async def test() -> None:
-        spec = "fake:tokens=400,delay_ms=5,slots=1"
-        async with app(tmp_path, spec) as core, user(core, max_retries=0) as api:
+        async with app(tmp_path, f"{ENDLESS},slots=1") as core, user(core, max_retries=0) as api:
             await eventually(lambda: core.supervisor.phase == "ready")
             ask: Any = api.chat.completions.create
             held = [asyncio.create_task(ask(model="x", messages=MESSAGES, n=32)) for _ in range(8)]
@@ -402,8 +401,7 @@ def test_who_leaves_is_not_written_for(tmp_path: Path, how: str, stream: bool) -
     """Whether it waits for a slot, is in its prompt or in its answer."""
 
     async def test() -> None:
-        spec = "fake:tokens=400,delay_ms=5,prefill_ms=2,slots=1"
-        async with app(tmp_path, spec) as core, watched(core) as wire:
+        async with app(tmp_path, f"{ENDLESS},prefill_ms=2,slots=1") as core, watched(core) as wire:
             await eventually(lambda: core.supervisor.phase == "ready")
             port = int(core.base_url.split(":")[2].split("/")[0])
             long = [{"role": "user", "content": "word " * 300}]
@@ -429,7 +427,6 @@ def test_who_leaves_is_not_written_for(tmp_path: Path, how: str, stream: bool) -
                     writer.close()
                 end = await wire.finished(seen["generation_id"])
                 assert end["finish_reason"] == "cancelled"
-                assert end["usage"]["completion_tokens"] < 400
                 if how == "half":
                     await reader.read()  # the connection ends
                     writer.close()

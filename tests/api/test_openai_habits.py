@@ -15,7 +15,7 @@ from api import chat_templates
 from api.core import Core
 from api.paths import Paths
 from api.protocol import MAX_TEMPLATE_CHARS
-from tests.api.harness import HI, TOKEN, app, client, eventually, run
+from tests.api.harness import ENDLESS, HI, TOKEN, app, client, eventually, run
 
 STARTER = str(Path(__file__).resolve().parents[2] / "assets" / "starter" / "starter.gguf")
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -187,8 +187,7 @@ def test_a_closed_stream_gives_its_slot_back_at_once(tmp_path: Path) -> None:
     """Prints how long it takes from closing until the next one has the only slot."""
 
     async def test() -> None:
-        spec = "fake:tokens=3000,delay_ms=5,slots=1,ctx=8192"
-        async with app(tmp_path, spec) as core, user(core) as api, client(core) as wire:
+        async with app(tmp_path, f"{ENDLESS},slots=1") as core, user(core) as api, client(core) as wire:
             await wire.command("subscribe", events=["generation.*"])
             took = []
             for number in range(8):
@@ -196,13 +195,12 @@ def test_a_closed_stream_gives_its_slot_back_at_once(tmp_path: Path) -> None:
                 async for chunk in stream:
                     if chunk.choices[0].delta.content:
                         break
-                seen = [frame for frame in wire.frames if frame["type"] == "generation.queued"]
-                assert len(seen) == number + 1
+                await eventually(lambda: len(wire.events("generation.queued")) == number + 1)  # noqa: B023
+                seen = wire.events("generation.queued")
                 closed = time.monotonic()
                 await stream.close()
                 end = await wire.finished(seen[-1]["generation_id"])
                 assert end["finish_reason"] == "cancelled"
-                assert end["usage"]["completion_tokens"] < 3000
                 took.append(1000 * (time.monotonic() - closed))
             print(f"slot free {min(took):.1f} to {max(took):.1f} ms after closing")
             # a client's own time limit closes too
@@ -213,10 +211,13 @@ def test_a_closed_stream_gives_its_slot_back_at_once(tmp_path: Path) -> None:
     run(test())
 
 
-def test_a_connection_is_kept_and_used_again(tmp_path: Path) -> None:
+def test_a_connection_is_kept_and_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # of the package, for what comes behind a stream's end: a tenth of a second
+    monkeypatch.setattr("openai._streaming_cleanup._DRAIN_TIMEOUT", 60.0)
+
     async def test() -> None:
         async with app(tmp_path, "fake:tokens=5") as core:
-            limits = httpx2.Limits(max_connections=1)
+            limits = httpx2.Limits(max_connections=1, keepalive_expiry=None)
             async with (
                 httpx2.AsyncClient(limits=limits, timeout=60) as http,
                 user(core, http_client=http, max_retries=0) as api,

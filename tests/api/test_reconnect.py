@@ -155,11 +155,10 @@ async def overrun(core: Core, client: LiveClient, cuts: Proxy, ledger: Ledger) -
     assert client.lost is None
 
 
-async def use_up(cuts: Proxy, core: Core) -> None:
+async def use_up(cuts: Proxy, core: Core, client: LiveClient) -> None:
     """Events until the last cut was made, and one more, so that all that came before is seen to arrive."""
     while cuts.cuts:
-        core.bus.publish(LogLine(level="info", message="one more"))
-        await asyncio.sleep(0)
+        await chatter(core, client, 10)
     core.bus.publish(LogLine(level="info", message="the last one"))
 
 
@@ -188,7 +187,7 @@ def test_cut_at_random_points(tmp_path: Path) -> None:
                 ended.clear()
                 asking = asyncio.create_task(ask(client, asked, ended))
                 await chatter(core, client, EVENTS // 4)
-                await use_up(cuts, core)
+                await use_up(cuts, core, client)
                 ended.set()
                 await asking
                 await eventually(lambda: ledger.complete or following.done(), 60)
@@ -218,7 +217,7 @@ def test_cut_at_random_points(tmp_path: Path) -> None:
 def test_own_generations_without_a_subscription(tmp_path: Path) -> None:
     async def body() -> None:
         async with (
-            app(tmp_path, "fake:tokens=200,delay_ms=5") as core,
+            app(tmp_path, "fake:tokens=200,delay_ms=15") as core,
             proxy(core.url, 500, 6000) as cuts,
             LiveClient.connect(cuts.url, TOKEN) as client,
         ):
@@ -238,7 +237,7 @@ def test_a_text_over_cuts(tmp_path: Path) -> None:
 
     async def body() -> None:
         async with (
-            app(tmp_path, "fake:tokens=200,delay_ms=5") as core,
+            app(tmp_path, "fake:tokens=200,delay_ms=15") as core,
             proxy(core.url, 500, 6000, seed=2) as cuts,
             LiveClient.connect(cuts.url, TOKEN) as client,
         ):
@@ -258,7 +257,7 @@ def test_hands_after_a_cut(tmp_path: Path) -> None:
 
     async def body() -> None:
         async with (
-            app(tmp_path, "fake:tokens=60,delay_ms=5") as core,
+            app(tmp_path, "fake:tokens=60,delay_ms=50") as core,
             proxy(core.url) as cuts,
             LiveClient.connect(cuts.url, TOKEN) as client,
         ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -21,7 +22,9 @@ from engine.types import Resume, Token
 from tests.api.harness import CommandError, Frame, Wire, app, client, eventually, run
 from tests.engine.test_equality import QUESTIONS, Answer, Comparison
 
-PACE = "fake:tokens=120,delay_ms=4"
+CALM = "fake:tokens=120"
+PACE = f"{CALM},delay_ms=15"
+"""Takes two seconds, so that a busy machine finds it in mid-answer."""
 SEEDED = {"temperature": 0.8, "seed": 11}
 
 
@@ -71,7 +74,7 @@ def check(wire: Wire, generation: str, ids: list[int], text: str, n_recovered: i
 @pytest.mark.parametrize("how", ("SIGKILL", "SIGABRT", "SIGTERM", "SIGSEGV", "abort_after", "exit_after"))
 def test_an_answer_goes_on_after_its_last_token(tmp_path: Path, how: str) -> None:
     async def test() -> None:
-        ids, text = await undisturbed(tmp_path / "a", PACE, ask_seeded)
+        ids, text = await undisturbed(tmp_path / "a", CALM, ask_seeded)
         outside = how.startswith("SIG")
         async with (
             app(tmp_path / "b", PACE if outside else f"{PACE},{how}=70") as core,
@@ -81,7 +84,7 @@ def test_an_answer_goes_on_after_its_last_token(tmp_path: Path, how: str) -> Non
             await other.command("subscribe")
             generation = await ask_seeded(wire)
             if outside:
-                await eventually(lambda: len(wire.indices(generation)) > 40)
+                await eventually(lambda: len(wire.indices(generation)) > 10)
                 kill(core, signal.Signals[how])
             for client_ in (wire, other):
                 await client_.finished(generation)
@@ -109,7 +112,7 @@ def test_a_death_in_the_prompt(tmp_path: Path) -> None:
 
     async def test() -> None:
         ids, text = await undisturbed(tmp_path / "a", "fake:tokens=20", ask)
-        async with app(tmp_path / "b", "fake:tokens=20,prefill_ms=1") as core, client(core) as wire:
+        async with app(tmp_path / "b", "fake:tokens=20,prefill_ms=4") as core, client(core) as wire:
             generation = await ask(wire)
             await wire.event("generation.prompt_progress")
             kill(core)
@@ -126,7 +129,7 @@ def test_a_death_before_the_first_sign_of_a_start(tmp_path: Path) -> None:
 
     async def test() -> None:
         ids, text = await undisturbed(tmp_path / "a", "fake:tokens=20", ask)
-        async with app(tmp_path / "b", "fake:tokens=20,prefill_ms=4") as core, client(core) as wire:
+        async with app(tmp_path / "b", "fake:tokens=20,prefill_ms=10") as core, client(core) as wire:
             await eventually(lambda: core.supervisor.phase == "ready")
             generation = await ask(wire)
             await asyncio.sleep(0.5)  # it is in the middle of its first step
@@ -138,17 +141,16 @@ def test_a_death_before_the_first_sign_of_a_start(tmp_path: Path) -> None:
 
 
 def test_many_at_once_and_those_that_wait(tmp_path: Path) -> None:
-    model = "fake:tokens=40,delay_ms=8"
-
     async def test() -> None:
         texts = []
-        async with app(tmp_path / "a", model, parallel=2) as core, client(core) as wire:
+        async with app(tmp_path / "a", "fake:tokens=40", parallel=2) as core, client(core) as wire:
             for n in range(6):
                 generation = await wire.generate(f"{n}", sampling=SEEDED)
                 texts.append((await wire.finished(generation))["text"])
-        async with app(tmp_path / "b", model, parallel=2) as core, client(core) as wire:
+        slow = "fake:tokens=40,delay_ms=50"
+        async with app(tmp_path / "b", slow, parallel=2) as core, client(core) as wire:
             asked = [await wire.generate(f"{n}", sampling=SEEDED) for n in range(6)]
-            await eventually(lambda: len(wire.indices(asked[1])) > 5)
+            await eventually(lambda: len(wire.indices(asked[1])) > 2)
             kill(core)
             for n, generation in enumerate(asked):
                 finished = await wire.finished(generation)
@@ -164,7 +166,7 @@ def test_many_at_once_and_those_that_wait(tmp_path: Path) -> None:
 
 def test_whoever_is_paused_stays_so_and_steps_on(tmp_path: Path) -> None:
     async def test() -> None:
-        ids, text = await undisturbed(tmp_path / "a", PACE, ask_seeded)
+        ids, text = await undisturbed(tmp_path / "a", CALM, ask_seeded)
         async with app(tmp_path / "b", PACE) as core, client(core) as wire:
             generation = await ask_seeded(wire)
             key = {"generation_id": generation}
@@ -209,12 +211,10 @@ def test_what_was_done_to_it_holds_on(tmp_path: Path) -> None:
         generation = await wire.generate(sampling={"temperature": 0.0})
         key = {"generation_id": generation}
         await wire.command("pause", **key)
-        missing = 30 - len(wire.indices(generation))
         at = (await wire.event("generation.paused"))["at_token"]
-        missing = 30 - at
-        await wire.command("step", **key, tokens=missing)
-        await wire.event("generation.paused", at_token=30)
-        await wire.command("rewind", **key, tokens=10)
+        await wire.command("step", **key, tokens=70 - at)
+        await wire.event("generation.paused", at_token=70)
+        await wire.command("rewind", **key, tokens=50)
         await wire.command("inject", **key, text=" glass river")
         await wire.command("update", **key, sampling=SEEDED)
         return generation
@@ -245,7 +245,7 @@ def test_prompt_lookup_goes_on_too(tmp_path: Path) -> None:
     text = "small green river " * 12
 
     async def test() -> None:
-        async with app(tmp_path, "fake:echo=1,delay_ms=15") as core, client(core) as wire:
+        async with app(tmp_path, "fake:echo=1,delay_ms=150") as core, client(core) as wire:
             generation = await wire.generate(text, prompt_lookup_num_tokens=3)
             await eventually(lambda: len(wire.indices(generation)) > 8)
             kill(core)
@@ -323,7 +323,7 @@ def test_what_was_injected_while_it_waited_is_not_lost(tmp_path: Path) -> None:
 
 
 def test_hands_while_the_engine_restarts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor_module, "BACKOFF_S", (0.5,))
+    monkeypatch.setattr(supervisor_module, "BACKOFF_S", (3.0,))
 
     async def test() -> None:
         async with app(tmp_path, PACE) as core, client(core) as wire:
@@ -475,7 +475,8 @@ def test_a_hung_worker_is_found_out_and_tells_where_it_hung(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watchdog, "LOOK_S", 0.1)
-    monkeypatch.setattr(watchdog, "HANG_S", 1.0)
+    monkeypatch.setattr(watchdog, "HANG_S", 4.0)
+    monkeypatch.setattr("engine.client.ABORT_S", 60.0)
 
     async def test() -> None:
         model = "fake:tokens=60,delay_ms=4"
@@ -486,7 +487,8 @@ def test_a_hung_worker_is_found_out_and_tells_where_it_hung(
             exited = await wire.event("engine.exited")
             said = await wire.event("log", level="error")
             assert "gave no sign" in said["message"]
-            assert exited["t"] - said["t"] < 0.5  # the bar is 50 ms
+            assert said["seq"] < exited["seq"]  # the bar of 50 ms is measured in tests/e2e
+            assert exited["signal"] == "SIGABRT"
             assert "_hang" in exited["log_tail"]
             assert "core.py" in exited["log_tail"]
             assert exited["will_restart"] is True
@@ -500,17 +502,18 @@ def test_a_stopped_worker_is_killed_though_it_cannot_answer_a_signal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watchdog, "LOOK_S", 0.1)
-    monkeypatch.setattr(watchdog, "HANG_S", 1.0)
+    monkeypatch.setattr(watchdog, "HANG_S", 4.0)
 
     async def test() -> None:
-        async with app(tmp_path, PACE) as core, client(core) as wire:
+        # 20 of its steps, or a full batch of prompt at this pace, take less than HANG_S
+        async with app(tmp_path, "fake:tokens=700,delay_ms=3") as core, client(core) as wire:
             await wire.command("subscribe")
             generation = await wire.generate()
             await eventually(lambda: len(wire.indices(generation)) > 10)
             kill(core, signal.SIGSTOP)
             assert (await wire.event("engine.exited"))["signal"] == "SIGKILL"
             assert (await wire.finished(generation))["finish_reason"] == "stop"
-            assert wire.indices(generation) == list(range(120))
+            assert wire.indices(generation) == list(range(700))
 
     run(test())
 
@@ -520,15 +523,16 @@ def test_a_worker_with_nothing_but_paused_work_does_not_hang(
 ) -> None:
     monkeypatch.setattr(watchdog, "LOOK_S", 0.05)
     monkeypatch.setattr(watchdog, "PROBE_S", 0.1)
-    monkeypatch.setattr(watchdog, "HANG_S", 1.0)
+    monkeypatch.setattr(watchdog, "HANG_S", 4.0)
 
     async def test() -> None:
-        async with app(tmp_path, PACE, parallel=1) as core, client(core) as wire:
+        # its pace explains no silence longer than HANG_S
+        async with app(tmp_path, "fake:tokens=700,delay_ms=3", parallel=1) as core, client(core) as wire:
             generation = await wire.generate()
             await eventually(lambda: len(wire.indices(generation)) > 3)
             await wire.command("pause", generation_id=generation)
             waiting = await wire.generate(max_tokens=3)
-            await asyncio.sleep(2.5)
+            await asyncio.sleep(6)
             assert core.supervisor.epoch == 1
             await wire.command("resume", generation_id=generation)
             for key in (generation, waiting):
@@ -575,7 +579,8 @@ def test_random_hands_and_deaths_leave_every_answer_whole(
             for _ in range(6):
                 await asyncio.sleep(0.2 + chance.random() * 0.2)
                 if core.supervisor.worker_pid is not None:
-                    kill(core)
+                    with contextlib.suppress(ProcessLookupError):  # it has ended, and it isn't told yet
+                        kill(core)
             await asyncio.gather(*meddling)
             codes = set()
             for command_id in sent:

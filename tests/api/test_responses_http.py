@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from api.core import Core
 from api.responses import table
 from api.responses.story import Story
-from tests.api.harness import SLOW, TOKEN, app, client, eventually, run
+from tests.api.harness import ENDLESS, TOKEN, app, client, eventually, run
 from tests.api.test_responses_ws import CALL, CLOCK, bare, running
 
 STARTER = str(Path(__file__).resolve().parents[2] / "assets" / "starter" / "starter.gguf")
@@ -270,7 +270,7 @@ def test_a_stream_as_it_stands_on_the_wire(tmp_path: Path) -> None:
 
 def test_closing_cancels_and_so_does_cancel(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, SLOW) as core, user(core) as api:
+        async with app(tmp_path, ENDLESS) as core, user(core) as api:
             stream = await api.responses.create(model="x", input="hi", stream=True)
             async for event in stream:
                 if event.type == "response.output_text.delta":
@@ -302,13 +302,14 @@ def test_closing_cancels_and_so_does_cancel(tmp_path: Path) -> None:
 
 def test_a_rewind_is_followed_where_nothing_is_streamed(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, SLOW) as core, user(core) as api, client(core) as wire:
+        async with app(tmp_path, ENDLESS) as core, user(core) as api, client(core) as wire:
             await wire.command("subscribe")
             task = asyncio.create_task(api.responses.create(model="x", input="hi"))
             generation_id = (await wire.event("generation.queued"))["generation_id"]
             await wire.event("generation.delta", generation_id=generation_id)
             await wire.command("rewind", generation_id=generation_id, tokens=1)
             await wire.command("inject", generation_id=generation_id, text="Injected. ")
+            await wire.command("cancel", generation_id=generation_id)
             response = await task
             assert response.output_text == (await wire.finished(generation_id))["text"]
             assert "Injected. " in response.output_text
@@ -327,7 +328,7 @@ def test_a_bug_in_mid_stream_is_told_flat(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(Story, "take", broken)
 
     async def test() -> None:
-        async with app(tmp_path, SLOW) as core, user(core) as api:
+        async with app(tmp_path, ENDLESS) as core, user(core) as api:
             stream = await api.responses.create(model="x", input="hi", stream=True)
             events: list[Any] = [event async for event in stream]
             last = events[-1]

@@ -23,13 +23,14 @@ from openai.resources.responses.responses import AsyncResponsesConnection
 from openai.types.responses import Response
 from websockets.asyncio.client import ClientConnection, connect
 
+from api import handshake
 from api.core import Core
 from api.responses import hub
 from api.responses import socket as responses
 from api.responses.lanes import MAX_NAMED
 from api.responses.table import ResponseTable
 from api.tokens import TokenFile
-from tests.api.harness import SLOW, TOKEN, app, client, eventually, run
+from tests.api.harness import ENDLESS, TOKEN, app, client, eventually, run
 from tests.api.test_tokens import made
 
 CALL = '<tool_call>{"name": "clock"%2C "arguments": {"zone": "UTC"}}</tool_call>'
@@ -278,8 +279,8 @@ def test_function_calls_and_their_results(tmp_path: Path) -> None:
             assert added.call_id == call.call_id
             assert (call.name, call.status) == ("clock", "completed")
             assert json.loads(call.arguments) == {"zone": "UTC"}
-            result = {"type": "function_call_output", "call_id": call.call_id, "output": "12:00"}
             assert call.arguments == events[-3].arguments
+            result = {"type": "function_call_output", "call_id": call.call_id, "output": "12:00"}
             after, _ = await turn(
                 connection,
                 input=[result],
@@ -353,7 +354,9 @@ def test_lanes_run_side_by_side_and_each_in_its_order(tmp_path: Path) -> None:
 
 def test_a_lane_is_a_queue_and_different_lanes_overlap(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, "fake:tokens=30,delay_ms=2,slots=4") as core, bare(core) as one:
+        # all four are there before the first one begins
+        slow_load = "fake:tokens=30,delay_ms=2,slots=4,load_ms=2000"
+        async with app(tmp_path, slow_load) as core, bare(core) as one:
             for number in range(3):
                 await one.create(metadata={"n": str(number)})
             await one.create(stream_id="other", metadata={"n": "other"})
@@ -511,7 +514,7 @@ def test_prewarming_computes_the_prompt(tmp_path: Path) -> None:
 
 def test_cancelling(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, SLOW) as core, dialled(core) as connection, bare(core) as other:
+        async with app(tmp_path, ENDLESS) as core, dialled(core) as connection, bare(core) as other:
             await connection.response.create(input="hi")
             created: Any = await connection.recv()
             while (await connection.recv()).type != "response.output_text.delta":
@@ -543,10 +546,10 @@ def test_whoever_goes_takes_along_what_runs_and_waits(
 ) -> None:
     if how == "silence":
         monkeypatch.setattr(responses, "PING_INTERVAL_S", 0.5)
-        monkeypatch.setattr(responses, "PING_TIMEOUT_S", 0.5)
+        monkeypatch.setattr(responses, "PING_TIMEOUT_S", 3.0)
 
     async def test() -> None:
-        async with app(tmp_path, "fake:tokens=4000,delay_ms=2,slots=2") as core, bare(core) as one:
+        async with app(tmp_path, f"{ENDLESS},slots=2") as core, bare(core) as one:
             for number in range(6):
                 await one.create(stream_id=f"s{number % 3}")
             await eventually(lambda: running(core) == 3)
@@ -578,7 +581,7 @@ def test_who_goes_before_its_request_has_begun(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(hub, "answering", slowly)
 
     async def test() -> None:
-        async with app(tmp_path, "fake:tokens=4000,delay_ms=5") as core, client(core) as wire:
+        async with app(tmp_path, ENDLESS) as core, client(core) as wire:
             await wire.command("subscribe")
             async with bare(core) as one:
                 await one.create()
@@ -589,8 +592,9 @@ def test_who_goes_before_its_request_has_begun(tmp_path: Path, monkeypatch: pyte
     run(test())
 
 
-def test_many_come_and_go(tmp_path: Path) -> None:
+def test_many_come_and_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever clients do, at the end nothing runs, nobody is connected and nothing is held."""
+    monkeypatch.setattr(handshake, "FIRST_HEAD_S", 60.0)
 
     async def visit(core: Core, chance: random.Random) -> None:
         async with bare(core) as one:
@@ -620,8 +624,8 @@ def test_many_come_and_go(tmp_path: Path) -> None:
     async def test() -> None:
         async with app(tmp_path, "fake:tokens=40,delay_ms=1,slots=4") as core:
             await asyncio.gather(*(guarded(core, seed) for seed in range(40)))
-            await eventually(lambda: running(core) == 0, 30)
-            await eventually(lambda: not core.clients._connected, 30)
+            await eventually(lambda: running(core) == 0)
+            await eventually(lambda: not core.clients._connected)
             await eventually(lambda: not core._server.routes.hub.running)
             async with bare(core) as one:
                 await one.create()
@@ -651,7 +655,7 @@ def test_a_close_frame_counts_even_while_nothing_is_read(tmp_path: Path) -> None
     """The package closes so with an unread backlog: it sends the frame, and reads no more."""
 
     async def test() -> None:
-        async with app(tmp_path, "fake:tokens=100000,delay_ms=1,ctx=200000") as core:
+        async with app(tmp_path, ENDLESS) as core:
             reader, writer = await asyncio.open_connection("127.0.0.1", int(core.base_url.split(":")[2][:-3]))
             host = core.base_url.removeprefix("http://").removesuffix("/v1")
             head = (
@@ -717,7 +721,8 @@ def test_large_messages(tmp_path: Path) -> None:
 
 def test_hands_of_others_do_not_break_the_stream(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, SLOW) as core, client(core) as wire, dialled(core) as connection:
+        slow = "fake:tokens=300,delay_ms=10"
+        async with app(tmp_path, slow) as core, client(core) as wire, dialled(core) as connection:
             await wire.command("subscribe")
             await connection.response.create(input="hi")
             queued = await wire.event("generation.queued")
@@ -740,10 +745,11 @@ def test_hands_of_others_do_not_break_the_stream(tmp_path: Path) -> None:
     run(test())
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_quitting_says_going_away(tmp_path: Path) -> None:
     async def test() -> None:
         async with contextlib.AsyncExitStack() as stack:
-            async with app(tmp_path, SLOW) as core:
+            async with app(tmp_path, ENDLESS) as core:
                 one = await stack.enter_async_context(bare(core))
                 await one.create()
                 await one.until("response.in_progress")
@@ -798,7 +804,7 @@ def test_the_transcript_of_the_documents(tmp_path: Path) -> None:
 
 def test_what_a_token_may_do(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, "fake:tokens=4000,delay_ms=5") as core, bare(core) as owner:
+        async with app(tmp_path, ENDLESS) as core, bare(core) as owner:
             with pytest.raises(websockets.InvalidStatus) as caught:
                 async with bare(core, made(core, "eye", "observe")):
                     pass

@@ -172,8 +172,11 @@ class Session:
         return events | {f"→ {command}" for number, command in self.sent.items() if number in replies}
 
 
+CALL = '<tool_call>{"name": "clock", "arguments": {}}</tool_call> and so on'
+
+
 async def every_command(do: Session, home: Path, seed: int) -> None:
-    """A session that uses all of the contract, in places at random."""
+    """A session that uses all of the contract, in places at random, with a model that echoes."""
     chance = random.Random(seed)
     await do("subscribe", events=["*"])
     conversation = (await do("conversations.create", title="t"))["conversation"]["id"]
@@ -190,11 +193,12 @@ async def every_command(do: Session, home: Path, seed: int) -> None:
     await do("conversations.delete", conversation_id=conversation)
     await do("conversations.restore", conversation_id=conversation)
     tools = [{"type": "function", "function": {"name": "clock", "parameters": {"type": "object"}}}]
-    asked = (await do("generate", messages=HI, tools=tools))["generation_id"]
+    asked = (await do("generate", messages=[{"role": "user", "content": CALL}], tools=tools))["generation_id"]
     (call,) = (await do.wire.finished(asked))["tool_calls"]
     following = await do("tool_result", generation_id=asked, call_id=call["id"], content="12:30")
     await do.wire.finished(following["generation_id"])
-    generation = (await do("generate", messages=HI, tools=tools, logprobs=2))["generation_id"]
+    long = [{"role": "user", "content": "over and " * 600}]
+    generation = (await do("generate", messages=long, tools=tools, logprobs=2))["generation_id"]
     hands: list[tuple[str, dict[str, Any]]] = [
         ("step", {"tokens": 3}),
         ("inject", {"text": "over and"}),
@@ -232,16 +236,13 @@ async def every_command(do: Session, home: Path, seed: int) -> None:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_real_traffic(tmp_path: Path, seed: int) -> None:
     async def body() -> None:
-        script = '<tool_call>{"name": "clock"%2C "arguments": {}}</tool_call> and so on'
-        async with (
-            app(tmp_path, f"fake:tokens=80,delay_ms=4,script={script}") as core,
-            client(core, "?name=schema") as wire,
-        ):
+        async with app(tmp_path, "fake:echo=1,delay_ms=4") as core, client(core, "?name=schema") as wire:
             do = Session(wire)
             await every_command(do, tmp_path, seed)
             async with client(core, "?name=another"):
                 pass
-            await asyncio.sleep(0.6)
+            await wire.until(lambda f: f["type"] == "client.disconnected" and f["name"] == "another")
+            await wire.event("metrics.system")
             seen = do.check_all()
             untested = {f"→ {name}" for name in frames.RESULTS} - seen
             assert untested == {"→ window.raise"}

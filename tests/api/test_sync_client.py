@@ -54,11 +54,19 @@ def test_everything_a_script_does(tmp_path: Path) -> None:
             assert sum(len(event.tokens) for event in typed if isinstance(event, GenerationDelta)) == 30
             first = next(iter(other.typed_events()))  # subscribes to everything by itself
             assert first.type.startswith(("metrics.", "client."))
-    assert threading.active_count() == before
+    assert settled(before)
+
+
+def settled(n_threads: int) -> bool:
+    """Whether no more threads are left than these, after a while."""
+    end = time.monotonic() + 30
+    while threading.active_count() > n_threads and time.monotonic() < end:
+        time.sleep(0.01)
+    return threading.active_count() == n_threads
 
 
 def test_hands(tmp_path: Path) -> None:
-    with serve(tmp_path, "fake:tokens=40,delay_ms=5") as app, SyncClient.discover(app.home) as client:
+    with serve(tmp_path, "fake:tokens=200,delay_ms=15") as app, SyncClient.discover(app.home) as client:
         generation = client.generate(messages=HI)
         at = generation.pause()["at_token"]
         generation.step(5)
@@ -84,7 +92,7 @@ def test_no_app(tmp_path: Path) -> None:
         "no Tokenglass is running for this home (start it with `tokenglass` or `tokenglass serve`)"
     )
     assert caught.value.code == "not_found"
-    assert threading.active_count() == before
+    assert settled(before)
 
 
 @pytest.mark.parametrize("wait", ["events()", "generate(prompt='x')"])
@@ -94,8 +102,8 @@ def test_ctrl_c_leaves_at_once(tmp_path: Path, wait: str) -> None:
         "from api.client import SyncClient\n"
         f"with SyncClient.discover({str(tmp_path)!r}) as client:\n"
         "    client.request('subscribe', events=['log'])\n"
-        "    print('ready', flush=True)\n"
         "    try:\n"
+        "        print('ready', flush=True)\n"
         f"        for event in client.{wait}: pass\n"
         "    finally:\n"
         "        print('done', client.request('ping')['seq'] > 0, flush=True)\n"
@@ -112,7 +120,7 @@ def test_ctrl_c_leaves_at_once(tmp_path: Path, wait: str) -> None:
         assert process.stdout.readline() == "ready\n"
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)
-        out, error = process.communicate(timeout=30)
+        out, error = process.communicate(timeout=100)
         assert out == "done True\n"
         assert error.rstrip().endswith("KeyboardInterrupt")
         assert "Task" not in error

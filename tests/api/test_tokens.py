@@ -23,7 +23,18 @@ from api.core import Core
 from api.permissions import GRANTABLE, NOBODY, OWNER, PERMISSIONS, Grant
 from api.tokens import TokenFile, Tokens
 from engine.errors import TokenglassError
-from tests.api.harness import HI, SLOW, TOKEN, CommandError, Wire, app, client, eventually, run
+from tests.api.harness import (
+    ENDLESS,
+    HI,
+    TOKEN,
+    WAIT_S,
+    CommandError,
+    Wire,
+    app,
+    client,
+    eventually,
+    run,
+)
 
 PROTOCOL = (Path(protocol.__file__).parent / "PROTOCOL.md").read_text()
 
@@ -89,7 +100,8 @@ def test_their_number_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         file.add("c", ["observe"])
 
 
-def test_commands_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
+def test_commands_at_the_same_time_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "LOCK_S", 60.0)
     file = TokenFile(tmp_path / "tokens.json")
     threads = [threading.Thread(target=file.add, args=(f"t{n}", ["observe"])) for n in range(8)]
     for thread in threads:
@@ -337,7 +349,7 @@ def test_a_conversation_needs_more_and_some_settings_are_the_owners(tmp_path: Pa
 def test_generate_has_hands_on_its_own_generations_only(tmp_path: Path) -> None:
     async def test() -> None:
         async with (
-            app(tmp_path, SLOW) as core,
+            app(tmp_path, ENDLESS) as core,
             client(core) as owner,
             client(core, token=made(core, "script", "generate")) as script,
             client(core, token=made(core, "hand", "control")) as hand,
@@ -447,7 +459,7 @@ def test_without_observe_only_ones_own_is_seen(tmp_path: Path) -> None:
 
 def test_http_asks_for_the_same_permissions(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, "fake:tokens=3") as core, httpx2.AsyncClient() as http:
+        async with app(tmp_path, "fake:tokens=3") as core, httpx2.AsyncClient(timeout=WAIT_S) as http:
             await eventually(lambda: core.supervisor.phase == "ready")
             base = core.base_url
             for can in GRANTABLE:
@@ -488,7 +500,7 @@ async def to_the_end(stream: ClientConnection) -> None:
 
 def test_the_responses_socket_asks_for_them_too(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, SLOW) as core:
+        async with app(tmp_path, ENDLESS) as core:
             url = core.url.replace("/v1/live", "/v1/responses")
             eye, script = made(core, "eye", "observe"), made(core, "script", "generate")
             with pytest.raises(InvalidStatus) as caught:
@@ -512,7 +524,7 @@ def test_responses_are_their_tokens_own(tmp_path: Path) -> None:
     """One can read and continue one's own; others' with observe; and forget them with control, too."""
 
     async def test() -> None:
-        async with app(tmp_path, "fake:tokens=3") as core, httpx2.AsyncClient() as http:
+        async with app(tmp_path, "fake:tokens=3") as core, httpx2.AsyncClient(timeout=WAIT_S) as http:
             await eventually(lambda: core.supervisor.phase == "ready")
             base = f"{core.base_url}/responses"
             tokens = {
@@ -561,14 +573,14 @@ def test_one_token_leaves_room_for_others(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(protocol, "MAX_OF_TOKEN", 2)
 
     async def test() -> None:
-        async with app(tmp_path, SLOW) as core:
+        async with app(tmp_path, ENDLESS) as core:
             many, other = made(core, "many", "generate"), made(core, "other", "observe")
             for token, found in ((many, 503), (other, 200), (TOKEN, 200)):
                 async with (
                     client(core, token=many),
                     client(core, token=many),
-                    httpx2.AsyncClient(headers={"Authorization": f"Bearer {many}"}) as busy,
-                    httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}) as http,
+                    httpx2.AsyncClient(headers={"Authorization": f"Bearer {many}"}, timeout=WAIT_S) as busy,
+                    httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=WAIT_S) as http,
                 ):
                     chat = f"{core.base_url}/chat/completions"
                     async with (
@@ -594,14 +606,14 @@ def test_one_token_leaves_room_for_others(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_new_token_works_at_once_and_a_revoked_one_no_longer(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, SLOW) as core, client(core) as owner:
+        async with app(tmp_path, ENDLESS) as core, client(core) as owner:
             token, other = made(core, "x", *GRANTABLE), made(core, "y", "observe", "generate")
             generation_id = ""
             async with (
                 client(core, "?client=k", token=token) as first,
                 client(core, "?client=k", token=token) as second,
                 client(core, token=other) as kept,
-                httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}) as http,
+                httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=WAIT_S) as http,
             ):
                 generation_id = await first.generate()
                 await kept.command("ping")

@@ -112,7 +112,8 @@ def test_two_calls_and_their_results_out_of_order(tmp_path: Path, monkeypatch: p
 
 def test_what_is_refused(tmp_path: Path) -> None:
     async def test() -> None:
-        async with app(tmp_path, script(CLOCK, "delay_ms=5,")) as core, client(core) as wire:
+        # it loads for so long that what is asked first hasn't ended when it is cancelled
+        async with app(tmp_path, script(CLOCK, "load_ms=2000,")) as core, client(core) as wire:
             assert await refused(wire, "gen_x") == ("not_found", "generation_id")
             running = await wire.generate(tools=TOOLS)
             assert await refused(wire, running) == ("bad_state", "generation_id")
@@ -140,7 +141,7 @@ def test_cancelled_between(tmp_path: Path) -> None:
     """What was cancelled isn't gone on with, however whole its calls are; later nothing is left to cancel."""
 
     async def test() -> None:
-        long = script(f"{CLOCK}{SUM} and so on {'over ' * 40}", "delay_ms=5,")
+        long = script(f"{CLOCK}{SUM} and so on {'over ' * 80}", "delay_ms=20,")
         async with app(tmp_path, long) as core, client(core) as wire:
             stopped = await wire.generate(tools=TOOLS)
             call = (await wire.event("generation.tool_call", generation_id=stopped))["call"]["id"]
@@ -195,7 +196,7 @@ def test_a_last_result_that_is_refused_is_not_taken(tmp_path: Path) -> None:
 
 def test_updates_and_branches_go_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def test() -> None:
-        slow = script(f"Let me look at that clock. {CLOCK}", "delay_ms=10,")
+        slow = script(f"Let me look at that clock. {CLOCK}", "delay_ms=80,")
         async with app(tmp_path, slow) as core, client(core) as wire:
             seen = works(core, monkeypatch)
             source = await wire.generate(tools=TOOLS, sampling={"temperature": 0.5})
@@ -206,6 +207,7 @@ def test_updates_and_branches_go_on_too(tmp_path: Path, monkeypatch: pytest.Monk
                 finished = await wire.finished(generation_id)
                 (call,) = finished["tool_calls"]
                 following = (await give(wire, generation_id, call["id"]))["generation_id"]
+                await wire.command("cancel", generation_id=following)
                 await wire.finished(following)
                 sampling = seen[-1].sampling
                 assert (sampling.temperature, sampling.top_k, sampling.seed) == (0.5, 3, None)
@@ -232,7 +234,7 @@ def test_the_worker_dies_between(tmp_path: Path) -> None:
 
 def test_it_ends_with_its_connection_as_the_one_before(tmp_path: Path) -> None:
     async def test() -> None:
-        slow = script(f"{CLOCK} and so on {'over ' * 30}", "delay_ms=5,")
+        slow = script(f"{CLOCK} and so on {'over ' * 60}", "delay_ms=20,")
         async with app(tmp_path, slow) as core, client(core) as wire:
             await wire.command("subscribe", events=["generation.*"])
             for wish, reason in (("cancel", "cancelled"), ("continue", "tool_calls")):
@@ -379,7 +381,7 @@ def test_the_conversation_may_have_gone_on_another_way(tmp_path: Path) -> None:
 
 def test_a_branch_of_what_went_on_is_another_answer_to_the_results(tmp_path: Path) -> None:
     async def test() -> None:
-        slow = script(f"{CLOCK} and so on {'over ' * 60}", "delay_ms=10,")
+        slow = script(f"{CLOCK} and so on {'over ' * 60}", "delay_ms=30,")
         async with app(tmp_path, slow) as core, client(core) as wire:
             key = (await wire.command("conversations.create"))["conversation"]["id"]
             first, (clock,) = await called(wire, conversation_id=key, content="one")
@@ -416,7 +418,7 @@ def test_a_deleted_conversation_takes_no_results(tmp_path: Path) -> None:
 
 def test_acknowledged_results_survive_a_kill(tmp_path: Path) -> None:
     home = tmp_path / "home"
-    with serve(home, script(f"{CLOCK} {'and ' * 60}", "delay_ms=10,")) as running:
+    with serve(home, script(f"{CLOCK} {'and ' * 60}", "delay_ms=30,")) as running:
 
         async def before() -> str:
             async with running.client() as wire:

@@ -73,7 +73,7 @@ def watch(home: Path, *more: str) -> Iterator[Watch]:
 def test_over_a_restart_and_hands(tmp_path: Path) -> None:
     home = tmp_path / "home"
     with contextlib.ExitStack() as stack:
-        with serve(home, "fake:tokens=40,delay_ms=5") as app:
+        with serve(home, "fake:tokens=200,delay_ms=15") as app:
             view = stack.enter_context(watch(home))
             view.says("following tokenglass")
             with SyncClient.discover(app.home, name="me") as client:

@@ -21,6 +21,7 @@ from api.watch.model import Model
 from api.watch.pace import Pace, Rate
 from api.watch.picture import picture
 from api.watch.terminal import ENTER, LEAVE, rendered
+from tests.api.harness import eventually
 from tests.api.vt import Screen
 
 Frame = dict[str, Any]
@@ -103,9 +104,7 @@ def test_a_long_text_takes_no_more_memory() -> None:
         flow.feed("some words " * 10)
     assert sum(len(text) for text, _ in flow._pieces) < 50_000
     assert len(flow.tail(10_000, 40)) <= 401
-    began = time.monotonic()
     assert flow.tail(5, 30)[-1][0]
-    assert time.monotonic() - began < 5
 
 
 # ---- figures
@@ -255,10 +254,10 @@ def test_between_short_answers_the_speed_is_the_last_half_seconds() -> None:
     model = Model()
     feed = Feed(model)
     feed.queued("gen_1")
-    feed.delta("gen_1", "a", "b", "c")
+    tokens = [{"id": 1, "index": n, "text": text, "t": 1000.0} for n, text in enumerate("abc")]
+    feed("generation.delta", generation_id="gen_1", text="abc", tokens=tokens)
     feed.finished("gen_1", "abc")
-    now = time.monotonic()
-    rates = [model.rate(now + n * 0.1) for n in range(12)]
+    rates = [model.rate(1000 + n * 0.1) for n in range(12)]
     assert max(rate or 0 for rate in rates) == 6.0
     assert rates[-1] is None
     assert model.best == 6.0
@@ -390,7 +389,8 @@ class Breaking:
 
     hello: Frame = {}  # noqa: RUF012 - stands for LiveClient's
 
-    def __init__(self) -> None:
+    def __init__(self, out: io.StringIO) -> None:
+        self._out = out
         self._batches: list[list[Frame]] = [
             [{"type": "log", "seq": 1, "level": "info", "message": "seen"}],
             [{"seq": 2}],
@@ -400,7 +400,7 @@ class Breaking:
         return snapshot()
 
     async def batch(self, *, connection: bool) -> list[Frame]:
-        await asyncio.sleep(0.3)
+        await eventually(lambda: len(self._batches) == 2 or "seen" in self._out.getvalue())
         return self._batches.pop(0)
 
 
@@ -408,7 +408,7 @@ def test_a_mistake_of_ours_is_told_and_the_terminal_left() -> None:
     """Not a picture that stands still."""
     out = io.StringIO()
     with pytest.raises(KeyError):
-        asyncio.run(Live(Breaking()).run(out))  # type: ignore[arg-type]
+        asyncio.run(Live(Breaking(out)).run(out))  # type: ignore[arg-type]
     text = out.getvalue()
     assert text.startswith(ENTER)
     assert text.endswith(LEAVE)

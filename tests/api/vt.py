@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-LIMIT_S = 60.0
+LIMIT_S = 200.0
 SEQUENCE = re.compile(r"\x1b\[(\??)([\d;]*)([A-Za-z])")
 MODES = {"25": "cursor", "7": "wraps", "2026": "whole", "1049": "other"}
 
