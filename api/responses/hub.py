@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from api.clients import Client, Clients
+from api.openai.calls import BROKEN_OFF
 from api.openai.dialect import answering
 from api.permissions import Grant
 from api.responses import errors
@@ -105,6 +106,8 @@ class Hub:
     async def end(self, turn: Turn) -> bool:
         """A response has ended: keep it where it is to be kept. Answers whether it is."""
         response = turn.story.close()
+        if turn.story.error is BROKEN_OFF:
+            self._stop(turn)  # the model may go on, but nobody hears it
         kept = turn.store
         if kept:
             stored = Stored(turn.parent, turn.own, response, turn.grant.key)

@@ -155,6 +155,30 @@ def test_what_is_rewound_may_come_again_but_nothing_else() -> None:
         assert heard.stream.failure == REWOUND
 
 
+def test_a_response_whose_call_breaks_off_fails_and_is_stopped(tmp_path: Path) -> None:
+    text = '<tool_call>\n{"name": "clock", "arguments": {"zone": "UTC", }}\n</tool_call>' + "word " * 4000
+
+    async def test() -> None:
+        async with (
+            app(tmp_path, f"fake:delay_ms=5,ctx=32768,script={quote(text)}") as core,
+            AsyncOpenAI(base_url=core.base_url, api_key=TOKEN) as api,
+            client(core) as wire,
+        ):
+            await wire.command("subscribe", events=["generation.*"])
+            flat: Any = [{"type": "function", "strict": False, **TOOL["function"]}]
+            stream = await api.responses.create(model="x", input="hi", tools=flat, stream=True)
+            events: list[Any] = [event async for event in stream]
+            assert events[-1].type == "response.failed"
+            assert events[-1].response.error.message == BROKEN_OFF.message
+            assert events[-1].response.output[0].status == "incomplete"
+            finished = await wire.event("generation.finished")
+            assert finished["finish_reason"] == "cancelled"
+            assert finished["tool_calls"] == []
+            assert '"zone": "UTC"' in finished["text"]
+
+    run(test())
+
+
 CALLS = "".join(
     f'<tool_call>\n{{"name": "clock", "arguments": {{"zone": "{zone}"}}}}\n</tool_call>\n'
     for zone in ("UTC", "CET")
