@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import logging
 import os
@@ -44,7 +45,7 @@ def guarded(action: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # whoever read our output has gone, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 1
     except TokenglassError as error:
         hint = f" ({error.info.hint})" if error.info.hint else ""
@@ -52,11 +53,21 @@ def guarded(action: Callable[[], int]) -> int:
         usage = error.code == "invalid_argument" and error.info.path in _USAGE_PATHS
         return 2 if usage else 1
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            _drop_output()
+            _complain(f"can't write: {error.strerror}")
+            return 1
         logging.getLogger(__name__).critical("unexpected error", exc_info=True)
         _complain(f"unexpected error: {type(error).__name__}: {error}; details are in the log{_log_place()}")
         return 1
 
 
+def _drop_output() -> None:
+    """What is still to be written to stdout goes nowhere, so that leaving doesn't fail on it as well."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+_FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
 _USAGE_PATHS = frozenset(("host", "allow_origin", "token", "token_name", "can", "names"))
 
 
