@@ -13,6 +13,8 @@ from tests.api.harness import Frame, Wire, run
 from tests.e2e.harness import Serve, command, eventually, held, serve, start
 
 GREEDY = {"temperature": 0}
+ENDLESS = r'root ::= [a-zA-Z ,.]+ "\x01"'
+"""A grammar of texts whose end no model comes to."""
 QUESTIONS = ("What is a token?", "Tell me a story.", "What is 2 + 2?", "What does temperature mean?")
 STEP_TIMES = ("pre_ms", "decode_ms", "sample_ms", "emit_ms")
 TIMES = ("queue_ms", "prefill_ms", "ttft_ms", "decode_ms", "tokens_per_second", "itl_p50_ms", "itl_p99_ms")
@@ -115,23 +117,33 @@ def test_script_follows_chat(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "model",
-    [pytest.param("fake:delay_ms=5", id="fake"), pytest.param(None, id="starter", marks=pytest.mark.real)],
+    [
+        pytest.param("fake:delay_ms=20", id="fake"),
+        pytest.param(None, id="starter", marks=pytest.mark.real),
+    ],
 )
 def test_four_at_once_share_a_batch(tmp_path: Path, model: str | None) -> None:
+    lasting: Frame = {"max_tokens": 60} if model else {"max_tokens": 300, "grammar": ENDLESS}
+
     async def compare(app: Serve) -> None:
         async with app.client() as wire:
             await wire.command("subscribe")
             await loaded(wire)
-            alone = [
-                (await wire.finished(await wire.generate(question, sampling=GREEDY, max_tokens=60)))["text"]
-                for question in QUESTIONS
-            ]
+
+            async def ask(question: str) -> str:
+                """A long answer, as they don't begin all at once: threads of the worker have their turns.
+
+                To a prompt as it is: while one is rendered, those before it would go ahead.
+                """
+                prompt = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+                asked = await wire.command("generate", prompt=prompt, sampling=GREEDY, **lasting)
+                return str(asked["generation_id"])
+
+            alone = [(await wire.finished(await ask(question)))["text"] for question in QUESTIONS]
             assert {step["batch_size"] for step in wire.events("metrics.step")} == {1}
             start = len(wire.frames)
             async with held(wire):
-                sent = [
-                    await wire.generate(question, sampling=GREEDY, max_tokens=60) for question in QUESTIONS
-                ]
+                sent = [await ask(question) for question in QUESTIONS]
             together = []
             for generation_id in sent:
                 finished = await wire.finished(generation_id)

@@ -305,7 +305,7 @@ def code_of(error: ErrorInfo | None) -> str:
 
 def test_the_worker_embeds_beside_generations(tmp_path: Path) -> None:
     async def scenario() -> None:
-        worker = Listener(tmp_path, "fake:tokens=200,delay_ms=2", n_batch=16)
+        worker = Listener(tmp_path, "fake:tokens=1000,delay_ms=2", n_batch=16)
         await worker.started()
         texts: list[str | list[int]] = [f"text number {i}" for i in range(60)]
         await worker.send_together([generate("g"), Embed(request_id="r", inputs=texts)])
@@ -317,7 +317,7 @@ def test_the_worker_embeds_beside_generations(tmp_path: Path) -> None:
             assert any(isinstance(message, GenerationDelta) for message in part), "it goes on meanwhile"
         assert code_of((await worker.embed("w", [[-1]])).error) == "invalid_argument"
         assert (await worker.embed("none", [])).embeddings == []
-        assert worker.finished("g")[0].usage.completion_tokens == 200
+        assert worker.finished("g")[0].usage.completion_tokens == 1000
         again = await worker.embed("again", texts)
         assert again.embeddings == done.embeddings
         await worker.client.stop()

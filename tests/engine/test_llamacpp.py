@@ -13,6 +13,7 @@ import pytest
 from engine.backend import Batch, SamplerSpec
 from engine.backends import llamacpp
 from engine.backends.llamacpp import lib
+from engine.commands import Generate
 from engine.errors import TokenglassError
 from engine.events import GenerationFinished, GenerationStarted, StepMetrics
 from engine.machine import this_machine
@@ -20,6 +21,8 @@ from engine.types import SamplingParams, WorkerConfig
 from tests.engine.test_client import Recorder, generate
 
 GREEDY = SamplingParams(temperature=0)
+ENDLESS = r'root ::= [a-zA-Z ,.]+ "\x01"'
+"""A grammar of texts whose end no model comes to."""
 
 
 @pytest.fixture(scope="module")
@@ -330,16 +333,23 @@ def test_the_worker_answers_with_a_model_without_template(
     asyncio.run(scenario())
 
 
+def raw(name: str, max_tokens: int) -> Generate:
+    """A long answer, as they don't begin all at once: threads of the worker have their turns.
+
+    To a prompt as it is: while one is rendered, those before it would go ahead.
+    """
+    update = {"messages": None, "prompt": "Count from one to twenty.", "grammar": ENDLESS}
+    return generate(name, max_tokens=max_tokens).model_copy(update=update)
+
+
 def test_four_at_once_share_a_batch_and_a_second_turn_is_cached(starter_model: Path, tmp_path: Path) -> None:
     async def scenario() -> None:
         worker = Recorder(tmp_path, str(starter_model), n_slots=4)
         await worker.started()
-        await worker.send_together(
-            [generate(f"g{i}", "Count from one to twenty.", max_tokens=24) for i in range(4)]
-        )
+        await worker.send_together([raw(f"g{i}", 300) for i in range(4)])
         await worker.until(lambda: len(worker.of(GenerationFinished)) == 4)
         assert max(step.batch_size for step in worker.of(StepMetrics)) == 4
-        worker.client.send(generate("again", "Count from one to twenty.", max_tokens=4))
+        worker.client.send(raw("again", 4))
         await worker.until(lambda: worker.finished("again"))
         started = {event.generation_id: event for event in worker.of(GenerationStarted)}
         assert started["again"].cached_tokens == started["again"].prompt_tokens - 1
