@@ -77,7 +77,8 @@ class Wire:
         """Say that nothing more comes; waits for nobody."""
         self._writer.close()
         with contextlib.suppress(OSError):
-            await self._writer.wait_closed()
+            # shielded: one who is cancelled here would cancel it for all who close it later
+            await asyncio.shield(self._writer.wait_closed())
 
 
 class Http:

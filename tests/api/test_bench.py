@@ -30,7 +30,7 @@ from api.bench import delay, followers, latency, llamaserver, machine, options, 
 from api.bench.latency import _part
 from api.bench.samples import Run, Sample, interval, percentiles, ratio
 from api.bench.sides import Child
-from api.bench.wires import Http, Line, Live, Traffic
+from api.bench.wires import Http, Line, Live, Traffic, Wire
 from engine.errors import TokenglassError
 from engine.types import SamplingParams
 
@@ -425,6 +425,28 @@ def test_a_line_to_nobody_ends() -> None:
                     return b""
 
     assert asyncio.run(ask()) == b""
+
+
+def test_a_connection_can_be_closed_by_somebody_after_one_who_was_stopped_at_it() -> None:
+    async def ask() -> None:
+        released = asyncio.Event()
+
+        async def hold(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await released.wait()
+            writer.transport.abort()
+
+        async with serving(hold) as port:
+            wire = await Wire.open(Line("ws://127.0.0.1:9/v1/live", "secret", port), Traffic())
+            wire.send(bytes(50_000_000))
+            first = asyncio.create_task(wire.close())
+            await asyncio.sleep(0.01)
+            assert not first.done()
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+            released.set()
+            await wire.close()
+
+    asyncio.run(ask())
 
 
 @pytest.mark.parametrize("broken", [False, True])
