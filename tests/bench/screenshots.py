@@ -59,7 +59,8 @@ def grab_in_mid_answer(controller: Controller, path: Path) -> Callable[[Sequence
 
     def streaming() -> bool:
         turns = controller.window.chat.model.turns
-        return bool(turns) and turns[-1].status == "streaming" and len(turns[-1].text) > 60
+        last_question = len(turns) == 2 * len(QUESTIONS)
+        return last_question and turns[-1].status == "streaming" and len(turns[-1].text) > 60
 
     def grab() -> None:
         if streaming() and not path.exists() and controller.window.panel is not None:
