@@ -164,7 +164,7 @@ def _read(path: Path, look: Callable[[_Reader], T]) -> T:
         raise TokenglassError(
             "model_damaged",
             f"{path.name} can't be loaded: {error}",
-            hint="download it again (a Git LFS pointer: git lfs pull), or choose another file",
+            hint="download it again, a Git LFS pointer with `git lfs pull`, or choose another file",
         ) from None
     except OSError as error:
         raise TokenglassError("storage", f"{path.name} can't be read: {error.strerror or error}") from None
