@@ -62,20 +62,24 @@ class Slots:
         `prefixes` says how many tokens each slot has in common with it. Mostly the two are the same: the free
         slot with the longest common prefix. But where most of a long conversation would be lost for a prefix
         that is a small part of the prompt too (a system prompt, say), a slot doesn't count as a match; where
-        none matches, one that holds nothing is taken, beside a busy one if possible (see `engine.scheduler`
-        for why), else the least recently used one. The prefix is copied where another slot has more
-        of it, or where less is lost so. The last token is never reused, since its logits are needed.
+        none matches, one that holds nothing is taken, else the least recently used one; but rather one beside
+        a busy one, so that they are computed together (see `engine.scheduler`), if it isn't of the half that
+        was used last. The prefix is copied where another slot has more of it, or where less is lost so. The
+        last token is never reused, since its logits are needed.
         """
         usable = [self._usable(slot, min(prefixes[slot.id], len(tokens) - 1)) for slot in self.all]
+
+        free = [slot for slot in self.all if not slot.busy]
+        assert free, "no slot is free"
+        middle = sorted(slot.last_used for slot in free)[(len(free) - 1) // 2]
 
         def rank(slot: Slot) -> tuple[int, bool, bool, int]:
             prefix = usable[slot.id]
             matches = 2 * prefix >= min(len(slot.tokens), len(tokens))
             empty = not slot.computed
-            return prefix if matches else 0, empty, empty and self._beside_busy(slot), -slot.last_used
+            near = (empty or slot.last_used <= middle) and self._beside_busy(slot)
+            return prefix if matches else 0, empty, near, -slot.last_used
 
-        free = [slot for slot in self.all if not slot.busy]
-        assert free, "no slot is free"
         target = max(free, key=rank)
         source = max(self.all, key=lambda slot: usable[slot.id])
         emptiest = min(free, key=lambda slot: (slot.computed, not self._beside_busy(slot)))

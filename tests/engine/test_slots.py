@@ -96,6 +96,16 @@ def test_of_empty_slots_one_beside_a_busy_one_is_taken() -> None:
         assert seats == list(range(seats[0], seats[0] + n))
 
 
+def test_of_the_half_used_least_recently_one_beside_a_busy_one_is_taken() -> None:
+    bench = Bench(6)
+    for index in (5, 0, 4, 3, 2, 1):
+        bench.use(index, [index + 10])
+    assert bench.take([50])[0].id == 5, "the least recently used, as long as none is busy"
+    assert bench.take([51])[0].id == 4, "beside it, though 0 was used before"
+    assert [bench.take([token])[0].id for token in (52, 53)] == [3, 2]
+    assert bench.take([54])[0].id == 0, "1 was used last"
+
+
 def test_a_long_conversation_is_not_given_up_for_a_short_prefix() -> None:
     bench = Bench(2)
     bench.use(0, list(range(100)))
