@@ -24,7 +24,7 @@ import psutil
 import pytest
 from websockets.asyncio.client import connect
 
-from tests.api.harness import Frame, Wire
+from tests.api.harness import CommandError, Frame, Wire
 
 ROOT = Path(__file__).parent.parent.parent
 START_LIMIT_S = 100.0
@@ -212,6 +212,16 @@ async def held(wire: Wire) -> AsyncIterator[None]:
         await wire.command("ping")
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+async def let_all_finish(wire: Wire) -> None:
+    """Resume what is paused until nothing is left."""
+    while left := (await wire.command("snapshot"))["generations"]:
+        for generation in left:
+            if generation["state"] == "paused":
+                with contextlib.suppress(CommandError):  # it has just finished
+                    await wire.command("resume", generation_id=generation["generation_id"])
+        await asyncio.sleep(0.05)
 
 
 def quiet_port(*hosts: str) -> int:

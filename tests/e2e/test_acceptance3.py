@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.api.harness import CommandError, Frame, Wire, run
-from tests.e2e.harness import LIMIT_S, Serve, held, serve
+from tests.e2e.harness import LIMIT_S, Serve, held, let_all_finish, serve
 
 REFUSALS = {"bad_state", "invalid_argument", "context_overflow", "engine_lost"}
 TEXTS = ("a", " hello", "😀", "ß∂", "<|im_end|>", "\n\n", '"', " x" * 30)
@@ -90,16 +90,6 @@ async def ready(wire: Wire) -> Frame:
         await wire.until(lambda frame: frame["type"] == "model.loaded" and frame["seq"] > state["seq"])
         state = await wire.command("snapshot")
     return state
-
-
-async def let_all_finish(wire: Wire) -> None:
-    """Resume what is paused until nothing is left."""
-    while left := (await wire.command("snapshot"))["generations"]:
-        for generation in left:
-            if generation["state"] == "paused":
-                with contextlib.suppress(CommandError):  # it has just finished
-                    await wire.command("resume", generation_id=generation["generation_id"])
-        await asyncio.sleep(0.05)
 
 
 def some_command(rng: random.Random) -> tuple[str, dict[str, Any]]:

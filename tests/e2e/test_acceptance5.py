@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.api.harness import CommandError, Frame, Wire, run
-from tests.e2e.harness import END_LIMIT_S, ROOT, Serve, held, serve
+from tests.e2e.harness import END_LIMIT_S, ROOT, Serve, held, let_all_finish, serve
 
 LIMIT_S = 240.0
 SLOW = "fake:tokens=120,delay_ms=15,prefill_ms=6"
@@ -100,12 +100,7 @@ async def in_state(wire: Wire, state: str) -> Frame:
 
 async def let_finish(wire: Wire) -> None:
     """Resume whatever is paused until nothing is left, and see that all has been told."""
-    while left := (await wire.command("snapshot"))["generations"]:
-        for generation in left:
-            if generation["state"] == "paused":
-                with contextlib.suppress(CommandError):  # it has just finished
-                    await wire.command("resume", generation_id=generation["generation_id"])
-        await asyncio.sleep(0.05)
+    await let_all_finish(wire)
     for key in told(wire):
         await wire.finished(key)
     assert all(generation.finished for generation in told(wire).values())
