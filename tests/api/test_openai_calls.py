@@ -188,7 +188,7 @@ CALLS = "".join(
 def test_one_call_is_all_where_only_one_is_wanted(tmp_path: Path) -> None:
     async def test() -> None:
         async with (
-            app(tmp_path, f"fake:delay_ms=20,script={quote('Well. ' + CALLS + 'That was it.')}") as core,
+            app(tmp_path, f"fake:delay_ms=30,script={quote('Well. ' + CALLS + 'That was it.')}") as core,
             AsyncOpenAI(base_url=core.base_url, api_key=TOKEN) as api,
             client(core) as wire,
         ):

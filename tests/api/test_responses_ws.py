@@ -262,7 +262,7 @@ def test_unstored_responses_live_as_long_as_the_connection(tmp_path: Path) -> No
 
 def test_function_calls_and_their_results(tmp_path: Path) -> None:
     async def test() -> None:
-        model = f"fake:delay_ms=40,script={CALL}"  # slow enough not to be merged
+        model = f"fake:delay_ms=80,script={CALL}"  # slow enough not to be merged
         async with app(tmp_path, model) as core, dialled(core) as connection:
             response, events = await turn(connection, tools=[CLOCK])
             names = [event.type.removeprefix("response.") for event in events]
